@@ -31,6 +31,11 @@ type inputGrid [2]string
 // Type for not at all, and the arrays that hold scale and zero point where one of each was measured beforehand. Where that is not done here,
 // left says in words what the folder wants.
 func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid inputGrid, left string, err error) {
+	if g.modelopt() {
+		if t, grid, left := g.modeloptInputs(module); left == "" {
+			return t, grid, "", nil
+		}
+	}
 	group, err := g.configGroup(module)
 	in, _ := group.get("input_activations").(object)
 	if in == nil {
@@ -217,7 +222,7 @@ func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, gr
 	case "fbgemm_fp8":
 		return none, grid, "8-bit float, dynamic, by token, scales with a bound", nil
 	case "modelopt", "modelopt_fp4", "modelopt_mixed":
-		t, grid, left = g.modelopt(module)
+		t, grid, left = g.modeloptInputs(module)
 		return t, grid, left, nil
 	case "quark":
 		t, grid, left = g.quark(module)
@@ -233,107 +238,6 @@ func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, gr
 		}
 	}
 	return none, grid, "", nil
-}
-
-// quark is the inputs of a module in a configuration of Quark that has one rule for all:
-// 8-bit floats or integers, symmetric, on a scale measured beforehand, of each token
-// (which it calls a dynamic channel) or of all tokens.
-func (g *grouper) quark(module string) (t dtype.Type, grid inputGrid, left string) {
-	if !g.quarkInputs() {
-		return t, grid, ""
-	}
-	left = "as Quark's configuration has it"
-	global, _ := g.config.get("global_quant_config").(object)
-	in, _ := global.get("input_tensors").(object)
-	empty := func(v any) bool { o, ok := v.(object); return v == nil || ok && len(o) == 0 }
-	switch in.get("dtype") {
-	case "fp8_e4m3":
-		t = ActFP8
-	case "int8":
-		t = ActInt8
-	default:
-		return t, grid, left
-	}
-	plain := empty(g.config.get("layer_quant_config")) && empty(g.config.get("layer_type_quant_config")) && empty(global.get("output_tensors")) &&
-		in.get("group_size") == nil && in.get("symmetric") != false && in.get("is_scale_quant") != true && empty(in.get("mx_element_dtype")) && (in.get("scale_type") == nil || in.get("scale_type") == "float")
-	scheme, scale := in.get("qscheme"), module+".input_scale"
-	switch dynamic := in.get("is_dynamic"); {
-	case plain && dynamic == false && scheme == "per_tensor" && g.single(scale):
-		if grid[0] = scale; t == ActInt8 && g.single(module+".input_zero_point") {
-			grid[1] = module + ".input_zero_point"
-		}
-		return t, grid, ""
-	case plain && dynamic == true && scheme == "per_channel":
-		return t, grid, ""
-	case plain && dynamic == true && scheme == "per_tensor":
-		t.Group = dtype.AllRows
-		return t, grid, ""
-	}
-	return dtype.Type{}, grid, left
-}
-
-// quarkInputs reports whether Quark's configuration rounds inputs, of all modules or of some.
-func (g *grouper) quarkInputs() bool {
-	global, _ := g.config.get("global_quant_config").(object)
-	entries := object{{"", global}}
-	for _, name := range []string{"layer_quant_config", "layer_type_quant_config"} {
-		own, _ := g.config.get(name).(object)
-		entries = append(entries, own...)
-	}
-	return slices.ContainsFunc(entries, func(m member) bool {
-		own, _ := m.Value.(object)
-		switch v := own.get("input_tensors").(type) {
-		case nil:
-			return false
-		case object:
-			return len(v) > 0
-		case []any:
-			return len(v) > 0
-		}
-		return true
-	})
-}
-
-// quarkTurned is the name of an algorithm of Quark that leaves weights whose inputs must
-// be turned, "" for none: rotations R1 and R2 lie in the weights, R3 turns queries and keys
-// alike, R4 and an R1 that is said to be online are made of the inputs.
-func (g *grouper) quarkTurned() string {
-	if m, _ := g.config.get("quant_method").(string); m != "quark" {
-		return ""
-	}
-	list, ok := g.config.get("algo_config").([]any)
-	if !ok {
-		list = []any{g.config.get("algo_config")}
-	}
-	for _, v := range list {
-		o, _ := v.(object)
-		name, _ := o.get("name").(string)
-		online := o.get("online_r1_rotation")
-		if n := strings.ToLower(name); (n == "rotation" || n == "quarot") && (o.get("r4") != false || online != nil && online != false) {
-			return name
-		}
-	}
-	return ""
-}
-
-// modelopt is the inputs of a module in ModelOpt's own configuration, without groups:
-// an algorithm for all modules, or for each.
-func (g *grouper) modelopt(module string) (t dtype.Type, grid inputGrid, left string) {
-	algo, _ := g.config.get("quant_algo").(string)
-	layers, _ := g.config.get("quantized_layers").(object)
-	if own, ok := layers.get(module).(object); ok {
-		algo, _ = own.get("quant_algo").(string)
-	}
-	algo = strings.ToUpper(algo)
-	switch scale := module + ".input_scale"; {
-	case algo == "" || algo == "FP8_PB_WO" || strings.HasPrefix(algo, "W4A16") || strings.HasPrefix(algo, "W8A16"):
-		return t, grid, ""
-	case algo == "FP8" && g.single(scale):
-		return ActFP8, inputGrid{scale}, ""
-	case algo == "FP8_PER_CHANNEL_PER_TOKEN":
-		return ActFP8, grid, ""
-	}
-	return t, grid, "as ModelOpt's " + quote(algo) + " has it"
 }
 
 // fp8Activations is those of the method fp8: a scale a token, or one for the columns of a

@@ -118,6 +118,9 @@ func TestActivationsOfFP8(t *testing.T) {
 		{quark(`"dtype":"fp8_e4m3","is_dynamic":true,"qscheme":"per_group","group_size":32`), dtype.Type{}, "as Quark's configuration has it"},
 		{quark(`"dtype":"fp8_e4m3","is_dynamic":true,"qscheme":"per_channel","scale_type":"float16"`), dtype.Type{}, "as Quark's configuration has it"},
 		{quark(`"dtype":"int8","is_dynamic":true,"qscheme":"per_channel","symmetric":false`), dtype.Type{}, "as Quark's configuration has it"},
+		{`{"quant_method":"modelopt","quant_algo":"MIXED_PRECISION","quantized_layers":{"model.layers.0.mlp.up_proj":{"quant_algo":"FP8_PER_CHANNEL_PER_TOKEN"}},
+			"config_groups":{"g":{"targets":["model.layers.0.mlp.up_proj"],"input_activations":{"dynamic":false,"num_bits":8,"type":"float"}}}}`, ActFP8, ""},
+		{`{"quant_method":"modelopt","quant_algo":"NVFP4","config_groups":{"g":{"targets":["Linear"],"input_activations":{"dynamic":false,"num_bits":4,"type":"float","group_size":16}}}}`, dtype.Type{}, "4-bit float, by group, scales measured beforehand"},
 		{`{"quant_method":"auto-round","bits":4,"act_bits":8,"act_data_type":"fp"}`, dtype.Type{}, "8-bit fp of AutoRound"},
 		{`{"quant_method":"auto-round","bits":4,"act_bits":16}`, dtype.Type{}, ""},
 	} {

@@ -1,7 +1,9 @@
 package formats
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -47,6 +49,9 @@ func (g *grouper) gridOf(module string, shape []int64, scale *array) (scaleGrid,
 		strategy = "block"
 	}
 	rows, cols, s := shape[0], shape[1], scale.shape
+	if len(s) == 4 && s[1] == 1 && s[3] == 1 { // of blocks, as ModelOpt may write them
+		s = []int64{s[0], s[2]}
+	}
 	n, _ := product(s)
 	finer := strategy == "group" || strategy == "block"
 	switch {
@@ -139,9 +144,12 @@ func (g *grouper) fp8Short(prefix string, scale *array) error {
 	return g.fp8Block(prefix, scale)
 }
 
-// ctWeights is what compressed-tensors' configuration says of a module's weights, nil
-// where it says nothing.
+// ctWeights is what compressed-tensors' configuration says of a module's weights, and
+// Quark's in the same words, nil where it says nothing.
 func (g *grouper) ctWeights(module string) (object, error) {
+	if g.method() == "quark" {
+		return g.quarkWeights(module)
+	}
 	group, err := g.configGroup(module)
 	args, _ := group.get("weights").(object)
 	return args, err
@@ -238,20 +246,58 @@ func (g *grouper) fp4(prefix string, w, scale *array) error {
 	return g.add(prefix+".weight", typ, shape, []string{"codes", "scale", "global"}, []*array{w, scale, global}, importFloats(scaleGrid{run: 1}))
 }
 
-// mxfp6 reads 6-bit floats (E2M3) with a power of two for every 32 columns. No type
-// has such codes: a weight is decoded to BF16, which holds every product.
-func (g *grouper) mxfp6(prefix string, w, scale *array) error {
-	if w.shape[1]%24 != 0 {
+// scaled is how codes that no type has are stored: the bits of a code, the columns that
+// share a scale, and what the two mean.
+type scaled struct {
+	bits, run int64
+	code      func(codes []byte, i int) float64
+	scale     func(byte) float64
+}
+
+// scaled reads codes in bytes with a scale, a byte wide, for every run of columns. A weight
+// of them is decoded to BF16.
+func (g *grouper) scaled(prefix string, w, scale *array, k scaled) error {
+	cols := w.shape[1] * 8 / k.bits
+	if cols*k.bits != w.shape[1]*8 || cols%k.run != 0 {
 		return g.errShape(w)
 	}
 	if _, err := g.need(scale.name, "U8", "F8_E8M0"); err != nil {
 		return err
 	}
-	shape := []int64{w.shape[0], w.shape[1] / 3 * 4}
-	if err := shaped(scale, shape[0], shape[1]/32); err != nil {
+	shape := []int64{w.shape[0], cols}
+	if err := shaped(scale, shape[0], cols/k.run); err != nil {
 		return err
 	}
-	return g.add(prefix+".weight", dtype.Of(dtype.BF16), shape, []string{"codes", "scale"}, []*array{w, scale}, importMXFP6)
+	return g.add(prefix+".weight", dtype.Of(dtype.BF16), shape, []string{"codes", "scale"}, []*array{w, scale}, importScaled(k))
+}
+
+// autoRoundFloat reads what AutoRound packs in bytes, by the data_type of the module: floats
+// as compressed-tensors has them, integers of 4 bits with powers of two (MXINT4), and 4-bit
+// floats whose scales have 5 bits of exponent and no sign.
+func (g *grouper) autoRoundFloat(prefix string, w, scale *array) error {
+	v, err := g.exception(prefix, "data_type")
+	if err != nil {
+		return err
+	}
+	kind, err := g.text("data_type of "+prefix, cmp.Or(v, g.config.get("data_type")))
+	if err != nil {
+		return err
+	}
+	switch {
+	case strings.HasPrefix(kind, "mx_fp"), strings.HasPrefix(kind, "nv_fp"):
+		return g.fp4(prefix, w, scale)
+	case strings.HasPrefix(kind, "mx_int"):
+		return g.scaled(prefix, w, scale, scaled{4, 32, quarters, e8m0})
+	case kind == "nvfp4_v2":
+		run := int64(16)
+		if size, ok, err := g.numberOf(prefix, "group_size"); err != nil || ok && size != 16 && size != 32 {
+			return errors.Join(err, unsupported(g.where, "groups of 16 and 32 are read", "quantization_config.group_size is %d for %s with data_type nvfp4_v2", size, quote(prefix)))
+		} else if ok {
+			run = size
+		}
+		return g.scaled(prefix, w, scale, scaled{4, run, e2m1, e5m3})
+	}
+	return unsupported(g.where, "mx_fp, nv_fp, mx_int and nvfp4_v2 are read", "module %s is packed in bytes, but its data_type in quantization_config is %s", quote(prefix), quote(kind))
 }
 
 // mxfp4 reads the parameters of all experts as gpt-oss is released: codes

@@ -76,7 +76,7 @@ func (c storedCase) check(t *testing.T) *Tensor {
 // TestForeign: small weights as other programs store them (testdata/foreign/make.py) are
 // what those programs decode, bit for bit: every width of compressed-tensors, scales for
 // tensors, groups and blocks, AutoRound's packings and exceptions, GPTQ in words of other
-// sizes, FP8 that is divided by its scales, FP4, MXFP6 and MXFP8.
+// sizes, FP8 in rows and blocks and divided by its scales, FP4, MXFP6, MXFP8 and MXINT4.
 func TestForeign(t *testing.T) {
 	for name, c := range storedCases(t, "testdata/foreign") {
 		t.Run(name, func(t *testing.T) { c.check(t) })
@@ -129,6 +129,45 @@ func TestForeignRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %s", config, err, want)
 		}
 	}
+	mx := []NamedTensor{
+		{Name: "a.weight_packed", DType: "U8", Shape: []int64{2, 16}, Data: make([]byte, 32)},
+		{Name: "a.weight_scale", DType: "U8", Shape: []int64{2, 1}, Data: make([]byte, 2)},
+	}
+	for config, want := range map[string]string{
+		`{"quant_method":"auto-round","bits":4,"data_type":"mx_uint"}`:                                                      `data_type in quantization_config is "mx_uint"`,
+		`{"quant_method":"auto-round","bits":4}`:                                                                            `data_type in quantization_config is ""`,
+		`{"quant_method":"auto-round","bits":4,"data_type":7}`:                                                              "data_type of a is a number",
+		`{"quant_method":"auto-round","bits":4,"data_type":"mx_fp","extra_config":{"a":{"data_type":"int"}}}`:               `data_type in quantization_config is "int"`,
+		`{"quant_method":"auto-round","bits":4,"data_type":"nvfp4_v2","group_size":64}`:                                     "group_size is 64",
+		`{"quant_method":"auto-round","bits":4,"data_type":"nvfp4_v2"}`:                                                     "has shape [2 1], expected [2 2]",
+		`{"quant_method":"auto-round","bits":4,"data_type":"mx_fp","rotation_config":{"hadamard_type":"random_hadamard"}}`:  "rotation_config",
+		`{"quant_method":"auto-round","bits":4,"data_type":"mx_fp","extra_config":{"layers.(?!0)":{"data_type":"mx_int"}}}`: "is no regular expression that can be read",
+		`{"quant_method":"auto-round","bits":4,"data_type":"mx_fp","extra_config":[{"a":{"data_type":"mx_int"}}]}`:          "extra_config is an array",
+	} {
+		if _, err := Open(foreignFolder(t, config, mx, nil)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", config, err, want)
+		}
+	}
+	fp8 := []NamedTensor{
+		{Name: "a.weight", DType: "F8_E4M3", Shape: []int64{4, 4}, Data: make([]byte, 16)},
+		{Name: "a.weight_scale", DType: "F32", Shape: []int64{4}, Data: make([]byte, 16)},
+	}
+	for config, want := range map[string]string{
+		`{"quant_method":"quark","global_quant_config":{"weight":{"qscheme":"per_channel","ch_axis":1}}}`:                               "qscheme per_channel",
+		`{"quant_method":"quark","global_quant_config":{"weight":{"qscheme":"per_channel","ch_axis":"0"}}}`:                             "weight.ch_axis is 0, expected a whole number",
+		`{"quant_method":"quark","layer_quant_config":{"a*":{"weight":{"qscheme":"per_channel","ch_axis":-1}}}}`:                        "qscheme per_channel",
+		`{"quant_method":"quark","layer_quant_config":{"[a":{"weight":{}}}}`:                                                            "is no pattern",
+		`{"quant_method":"quark","layer_quant_config":["a"]}`:                                                                           "layer_quant_config is an array",
+		`{"quant_method":"quark","layer_type_quant_config":{"Linear":{"weight":[{"qscheme":"per_tensor"},{"qscheme":"per_channel"}]}}}`: "weight of \"a\" is an array",
+		`{"quant_method":"quark","global_quant_config":{"weight":{"qscheme":"per_group","group_size":4,"ch_axis":1,"dtype":"int8"}}}`:   "qscheme per_group",
+		`{"quant_method":"quark","global_quant_config":{"weight":{"qscheme":"per_block","block_size":[2,2]}}}`:                          "fits no known layout",
+		`{"quant_method":"modelopt","quant_algo":"FP8","quantized_layers":[]}`:                                                          "quantized_layers is an array",
+	} {
+		if _, err := Open(foreignFolder(t, config, fp8, nil)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", config, err, want)
+		}
+	}
+	mustOpen(t, foreignFolder(t, `{"quant_method":"quark","layer_quant_config":null,"global_quant_config":{"weight":[{"qscheme":"per_channel","ch_axis":0}]}}`, fp8, nil))
 	for _, config := range []string{`{"quant_method":"compressed-tensors","transform_config":{},"sparsity_config":{"format":"dense"},"config_groups":{"a":{"targets":["Linear"]}}}`,
 		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["b"],"input_activations":null}}}`, `{"quant_method":"auto-round","rotation_config":null,"packing_format":"auto_round:llm_compressor"}`,
 		`{"quant_method":"quark","algo_config":[{"name":"rotation","r1":true,"r2":true,"r3":true,"r4":false}]}`} {
@@ -146,7 +185,11 @@ func TestSideConfig(t *testing.T) {
 	dir := foreignFolder(t, "null", w, nil)
 	for text, want := range map[string]string{
 		`{"quantization":{"quant_algo":"FP8","exclude_modules":["lm_head"]}}`: "",
-		`{"quantization":{"quant_algo":"W4A8_AWQ"}}`:                          `as ModelOpt's "W4A8_AWQ" has it`,
+		`{"quant_algo":"FP8"}`:                       "",
+		`{"quantization":{"quant_algo":"W4A8_AWQ"}}`: `as ModelOpt's "W4A8_AWQ" has it`,
+		`{"quantization":{"exclude_modules":[]}}`:    "not said: quant_algo is missing",
+		`{"quantization":{"quant_algo":"MIXED_PRECISION","quantized_layers":{"a":{"quant_algo":"FP8"}}}}`: "",
+		`{"quantization":{"quant_algo":"MIXED_PRECISION","quantized_layers":{"b":{"quant_algo":"FP8"}}}}`: `as ModelOpt's "MIXED_PRECISION" has it`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, "hf_quant_config.json"), []byte(text), 0o666); err != nil {
 			t.Fatal(err)

@@ -134,26 +134,76 @@ func importFP8Divided(g scaleGrid) func(block.Raw, parts) error {
 	}
 }
 
-// importMXFP6 decodes four 6-bit floats in three bytes (a sign, two bits of exponent,
-// three of mantissa) with a power of two for 32 columns; BF16 holds the products.
-func importMXFP6(m block.Raw, p parts) error {
-	for i := range m.Rows * m.Cols {
-		b := p["codes"][i/4*3:]
-		code := (uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16) >> (i % 4 * 6)
-		scale := p["scale"][i/32]
-		if scale == 255 {
-			return fmt.Errorf("the scale of block %d is not a number", i/32)
+// importScaled decodes codes of a few bits, each times the scale, a byte wide, of its run of
+// columns; BF16 holds the products.
+func importScaled(k scaled) func(block.Raw, parts) error {
+	return func(m block.Raw, p parts) error {
+		for i, b := range p["scale"] {
+			if v := k.scale(b); v != v {
+				return fmt.Errorf("the scale of block %d is not a number", i)
+			}
 		}
-		v := float64(code & 7)
-		if e := code >> 3 & 3; e > 0 {
-			v = math.Ldexp(v+8, int(e)-1)
-		}
-		if code&32 != 0 {
-			v = -v
-		}
-		binary.LittleEndian.PutUint16(m.Data[2*i:], block.BF16(float32(math.Ldexp(v, int(scale)-127-3))))
+		fillRows(m, func(row []float32, r int) {
+			for c := range row {
+				i := r*m.Cols + c
+				row[c] = float32(k.code(p["codes"], i) * k.scale(p["scale"][i/int(k.run)]))
+			}
+		})
+		return nil
 	}
-	return nil
+}
+
+// e2m3 is code i of four in three bytes: a sign, two bits of exponent, three of mantissa.
+func e2m3(codes []byte, i int) float64 {
+	b := codes[i/4*3:]
+	code := (uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16) >> (i % 4 * 6)
+	v := float64(code & 7)
+	if e := code >> 3 & 3; e > 0 {
+		v = math.Ldexp(v+8, int(e)-1)
+	}
+	return signed(v/8, code&32 != 0)
+}
+
+// e2m1 is code i of two a byte: a sign, two bits of exponent, one of mantissa.
+func e2m1(codes []byte, i int) float64 {
+	code := nibble(codes, i)
+	v := float64(code & 1)
+	if e := code >> 1 & 3; e > 0 {
+		v = math.Ldexp(v+2, int(e)-1)
+	}
+	return signed(v/2, code&8 != 0)
+}
+
+// quarters is code i of two a byte: a sign and a number of quarters.
+func quarters(codes []byte, i int) float64 {
+	code := nibble(codes, i)
+	return signed(float64(code&7)/4, code&8 != 0)
+}
+
+func signed(v float64, minus bool) float64 {
+	if minus {
+		return -v
+	}
+	return v
+}
+
+// e8m0 is a power of two, 255 no number.
+func e8m0(b byte) float64 {
+	if b == 255 {
+		return math.NaN()
+	}
+	return math.Ldexp(1, int(b)-127)
+}
+
+// e5m3 is a float of 5 bits of exponent and 3 of mantissa without a sign, 255 no number.
+func e5m3(b byte) float64 {
+	switch {
+	case b == 255:
+		return math.NaN()
+	case b < 8:
+		return math.Ldexp(float64(b), -17)
+	}
+	return math.Ldexp(float64(8+b&7), int(b>>3)-18)
 }
 
 // nibble is code i of two-a-byte codes, the even one in the low half.

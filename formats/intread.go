@@ -271,8 +271,12 @@ func (g *grouper) ctFloat(prefix string, w *array) error {
 	if err != nil {
 		return err
 	}
-	if bits, _ := sizeOf(args.get("num_bits")); bits == 6 {
-		return g.mxfp6(prefix, w, scale)
+	bits, _ := sizeOf(args.get("num_bits"))
+	switch {
+	case g.autoRound():
+		return g.autoRoundFloat(prefix, w, scale)
+	case bits == 6:
+		return g.scaled(prefix, w, scale, scaled{6, 32, e2m3, e8m0})
 	}
 	return g.fp4(prefix, w, scale)
 }
@@ -467,7 +471,7 @@ func (g *grouper) ctScale(prefix string, scale *array) error {
 		err = g.errShape(w)
 	case w.dtype == "I8":
 		err = g.ctInt8(prefix, w, scale)
-	case w.dtype == "U8" && scale.dtype == "F8_E4M3" && g.by[prefix+scale2] != nil, w.dtype == "U8" && scale.dtype == "U8" && g.method() == "quark":
+	case w.dtype == "U8" && scale.dtype == "F8_E4M3" && g.by[prefix+scale2] != nil, w.dtype == "U8" && scale.dtype == "U8" && (g.method() == "quark" || g.modelopt()):
 		err = g.fp4(prefix, w, scale)
 	case w.dtype == "F8_E4M3" && scale.dtype == "U8":
 		err = g.mxfp8(prefix, w, scale)

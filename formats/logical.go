@@ -35,6 +35,10 @@ func (a *artifact) logical(arrays []array) ([]Tensor, error) {
 			return nil, unsupported(arrays[i].src.path, "export it from ModelOpt in a format without (NVFP4, FP8)",
 				"tensor %s: inputs that are scaled before their product (AWQ or SmoothQuant of ModelOpt) are not read", quote(arrays[i].name))
 		}
+		if strings.HasSuffix(arrays[i].name, ".svdquant_lora_a") {
+			return nil, unsupported(arrays[i].src.path, "export it from ModelOpt in a format without (NVFP4, FP8)",
+				"tensor %s: weights that a product of two others adds to (SVDQuant) are not read", quote(arrays[i].name))
+		}
 	}
 	if err := g.readConfig(); err != nil {
 		return nil, err
@@ -86,6 +90,9 @@ func (g *grouper) readConfig() error {
 		}
 		switch q := o.get("quantization_config").(type) {
 		case object:
+			if m, _ := q.get("quant_method").(string); strings.HasPrefix(m, "modelopt") {
+				q = modeloptConfig(q)
+			}
 			g.config = q
 			return nil
 		case nil:
@@ -107,7 +114,7 @@ func (g *grouper) readConfig() error {
 			return err
 		}
 		if f[1] == "modelopt" {
-			o, _ = o.get("quantization").(object)
+			o = modeloptConfig(o)
 		}
 		if o.get("quant_method") == nil {
 			o = o.set("quant_method", f[1])
@@ -131,7 +138,7 @@ func (g *grouper) checkMethod() error {
 			return err
 		}
 	}
-	for _, name := range []string{"config_groups", "dynamic", "extra_config", "sparsity_config"} {
+	for _, name := range []string{"config_groups", "dynamic", "extra_config", "sparsity_config", "quantized_layers", "global_quant_config", "layer_quant_config", "layer_type_quant_config"} {
 		v := g.config.get(name)
 		if _, ok := v.(object); !ok && v != nil {
 			return corrupt(g.where, "quantization_config.%s is %s, expected an object", name, kindOf(v))
@@ -272,7 +279,7 @@ func (g *grouper) extraOf(extra object, module, key string) (any, error) {
 	}
 	for _, m := range extra {
 		own, _ := m.Value.(object)
-		if len(own) == 0 || g.by[m.Key+intPacked] != nil || g.by[m.Key+".weight"] != nil {
+		if len(own) == 0 || g.by[m.Key+intPacked] != nil || g.by[m.Key+ctPacked] != nil || g.by[m.Key+".weight"] != nil {
 			continue
 		}
 		re, err := regexp.Compile(m.Key)
@@ -435,7 +442,7 @@ func (g *grouper) inputs(prefix string) error {
 	t := &g.made[len(g.made)-1]
 	act, grid, left, err := g.activations(prefix, t.Shape[len(t.Shape)-1])
 	t.Act, t.grid, t.Unrounded = act, grid, left
-	g.extra(prefix+".input_scale", prefix+".activation_scale", prefix+".input_zero_point", prefix+inputGlobal, prefix+".output_scale", prefix+".output_zero_point")
+	g.extra(prefix+".input_scale", prefix+".activation_scale", prefix+".input_zero_point", prefix+".input_scale_ub", prefix+inputGlobal, prefix+".output_scale", prefix+".output_zero_point")
 	return err
 }
 

@@ -49,12 +49,13 @@ and decoded; it is written with 2, 3, 4, 5, 6 or 8 bits for whole matrices.
 An NVFP4 matrix of a GGUF may have the number of the tensor, or of each expert, beside it (.scale; .input_scale is said, not applied: llama.cpp's CPU has no use for it either). ModelOpt's and compressed-tensors' NVFP4, and MXFP4, become
 matrices of GGUF without being decoded (types COPY, NVFP4 and MXFP4_MOE), held by llama.cpp's converter.
 Read and not written: NVFP4 as ModelOpt exports it (held by ModelOpt), and its FP8, also where hf_quant_config.json alone says so; Quark's FP8; compressed-tensors' integers of 1, 2, 3, 5, 6 and 7 bits,
-MXFP6, and FP8 by tensor, group and block; MXFP8; the FP4 experts of DeepSeek V4; Quark's MXFP4; GPTQModel's FP8 that is divided by its scales, and its words of 8, 16 and 64 bits; AutoRound's 5, 6 and 7 bits
-(from compressed-tensors' integers on held by compressed-tensors and AutoRound, or by numpy in the layout that the program states: formats/testdata/foreign).
+MXFP6, and FP8 by tensor, group and block; MXFP8; FP8 by blocks as Transformers writes it, and FBGEMM's by rows; the FP4 experts of DeepSeek V4; Quark's and ModelOpt's MXFP4; GPTQModel's FP8 that is divided by its scales, and its
+words of 8, 16 and 64 bits; AutoRound's 5, 6 and 7 bits, its integers of 4 bits with powers of two (mx_int) and its 4-bit floats whose scales have 5 bits of exponent (nvfp4_v2)
+(from compressed-tensors' integers on held by compressed-tensors, AutoRound and Transformers, or by numpy in the layout that the program states: formats/testdata/foreign).
 Of torchao, in safetensors: Int8Tensor, IntxUnpackedToInt8Tensor (1 to 8 bits), Float8Tensor, MXTensor (FP8, FP4) and NVFP4Tensor, also with swizzled scales, as they are stored; Int4Tensor and Int4TilePackedTo4dTensor
 (as a GPU of NVIDIA orders it; one of AMD has another order under the same name), whose zero points are floats, decoded to the type of their scales with one rounding. Of HQQ: 1 to 8 bits along both axes, decoded as HQQ does,
 each step rounded to the type of its scales. Inputs that torchao rounds by token, by tensor (all tokens of a product) or on one measured scale are rounded. Held by torchao and HQQ, the two of int4 by numpy (formats/testdata/torchao).
-Refused by name: methods that are not read, transforms and rotations, weights without their zeros (sparse, marlin-24), Marlin's order, inputs that ModelOpt or torchao scales before their product, weights of torchao in a pickle, other classes of it (preshuffled, plain_int32, opaque, sparse), and codes of compressed-tensors
+Refused by name: methods that are not read, transforms and rotations, weights without their zeros (sparse, marlin-24), Marlin's order, inputs that ModelOpt or torchao scales before their product, SVDQuant, weights of torchao in a pickle, other classes of it (preshuffled, plain_int32, opaque, sparse), and codes of compressed-tensors
 whose packing neither their number nor the version that wrote them tells.
 
 %s`

@@ -1,10 +1,10 @@
 """Small quantized weights as other programs store them, and what they mean.
 
-    uv pip install torch==2.15.0 safetensors==0.8.0 compressed-tensors==0.20.1 auto-round==0.16.1
+    uv pip install torch==2.15.0 safetensors==0.8.0 transformers==5.23.0 compressed-tensors==0.20.1 auto-round==0.16.1
     python3 -B make.py   # writes cases.json and arrays.safetensors beside it
 
 compressed-tensors and AutoRound store and decode the weights themselves. What needs a GPU, or a model around it, is stored by numpy in the layout that the
-program's documentation or source states: GPTQModel (words of 8, 16 and 64 bits; FP8 divided by its scales), Transformers' fp8 and mxfp8, DeepSeek V4's experts, Quark.
+program's documentation or source states: GPTQModel (words of 8, 16 and 64 bits; FP8 divided by its scales), Transformers' fp8 and mxfp8, DeepSeek V4's experts, Quark, ModelOpt.
 cases.json: for each case the quantization_config, and SHA-256 of the decoded weight in little-endian F32, with its first values; rounded is the type that the program decodes to.
 """
 import hashlib
@@ -14,6 +14,10 @@ import pathlib
 import compressed_tensors
 import numpy as np
 import torch
+from auto_round.data_type.nvfp import e5m3_to_float_tensor
+from auto_round.experimental.qmodules.fp4_utils import unpack_fp4_from_uint8
+from auto_round.experimental.qmodules.mx import get_fp_scale
+from auto_round.experimental.qmodules.mxint4_utils import unpack_int4_from_uint8
 from auto_round.utils.bit_packing import unpack_bitstream
 from auto_round_extension.torch.qlinear_torch import QuantLinear as PlainZeros
 from auto_round_extension.torch.qlinear_torch_zp import QuantLinear as LessOne
@@ -22,6 +26,7 @@ from compressed_tensors.compressors.format import infer_module_format
 from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 from safetensors.torch import save_file
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 HERE = pathlib.Path(__file__).parent
 MODULE = "model.layers.0.q"
@@ -182,6 +187,42 @@ v4 = {"quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m
 case("deepseek-v4-fp4", v4, {"weight": packed.view(torch.int8), "scale": power.to(E8M0)}, want)
 case("transformers-fp4", v4, {"weight": packed.view(torch.int8), "weight_scale_inv": power.to(E8M0)}, want)
 case("quark-mxfp4", {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4"}}}, {"weight": packed, "weight_scale": byte}, want)
+
+# AutoRound's codes in bytes, decoded by its own functions
+def packed_bytes(name, data_type, group, unpack, scale, extra=None):
+    codes, scales = torch.randint(0, 256, (16, 32), dtype=torch.uint8), torch.randint(90, 160, (16, 64 // group), dtype=torch.uint8)
+    config = {"quant_method": "auto-round", "bits": 4, "group_size": group, "sym": True, "act_bits": 16, "data_type": data_type, "packing_format": "auto_round"}
+    if extra:
+        config |= {"data_type": "mx_fp", "extra_config": extra}
+    case(name, config, {"weight_packed": codes, "weight_scale": scales}, unpack(codes, 16, 64, dtype=torch.float32) * scale(scales).repeat_interleave(group, 1))
+
+
+packed_bytes("auto-round-mxint4", "mx_int", 32, unpack_int4_from_uint8, get_fp_scale)
+packed_bytes("auto-round-mxfp4", "mx_fp", 32, unpack_fp4_from_uint8, get_fp_scale)
+packed_bytes("auto-round-mixed", "mx_int", 32, unpack_int4_from_uint8, get_fp_scale, extra={MODULE: {"data_type": "mx_int4"}})
+packed_bytes("auto-round-e5m3", "nvfp4_v2", 16, unpack_fp4_from_uint8, e5m3_to_float_tensor)
+packed_bytes("auto-round-e5m3-32", "nvfp4_v2", 32, unpack_fp4_from_uint8, e5m3_to_float_tensor)
+
+# Blocks of other sizes: Quark's, and ModelOpt's with four dimensions
+w, scale = torch.randn(192, 16), torch.rand(2, 1)
+q = (w / spread(scale, 192, 16)).clamp(-448, 448).to(E4M3)
+entry = {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_block", "block_size": [96, 16], "ch_axis": None, "group_size": None, "symmetric": True}}
+base = {"global_quant_config": {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}}, "layer_quant_config": {"*.k": {"weight": {"qscheme": "per_tensor"}}, "*layers.[!1].q": entry}}
+case("quark-blocks", {"quant_method": "quark", **base}, {"weight": q, "weight_scale": scale}, q.float() * spread(scale, 192, 16))
+full = scale.repeat_interleave(128, 0)[:160]
+q = (w[:160] / full).clamp(-448, 448).to(E4M3)
+case("modelopt-blocks", {"quant_method": "modelopt", "quant_algo": "fp8_pb_wo", "ignore": ["lm_head"]}, {"weight": q, "weight_scale": scale.view(2, 1, 1, 1)}, q.float() * full)
+case("modelopt-mxfp4", {"quant_method": "modelopt", "quantization": {"quant_algo": "W4A8_MXFP4_FP8", "group_size": 32}}, {"weight": packed, "weight_scale": byte}, want)
+
+# Transformers' fp8 by blocks, decoded by its own function, and FBGEMM's by rows
+w, scale = torch.randn(16, 64), torch.rand(2, 4)
+q = (w / spread(scale, 16, 64)).clamp(-448, 448).to(E4M3)
+fine = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [8, 16], "modules_to_not_convert": ["lm_head"]}
+case("fp8-fine-grained", fine, {"weight": q, "weight_scale_inv": scale}, Fp8Dequantize(None)._dequantize_one(q, scale, torch.float32))
+scale = w.abs().amax(1, keepdim=True) / 448
+q = (w / scale).clamp(-448, 448).to(E4M3)
+fbgemm = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
+case("fbgemm-fp8", fbgemm, {"weight": q, "weight_scale": scale, "input_scale_ub": torch.tensor([1200.0])}, q.float() * scale)
 
 save_file(arrays, HERE / "arrays.safetensors")
 (HERE / "cases.json").write_text(json.dumps(cases, indent=0) + "\n")

@@ -63,6 +63,7 @@ type Report struct {
 	NoImportance  []string `json:"no_importance,omitempty"`  // quantized without, though a matrix is given
 	UnusedEntries []string `json:"unused_entries,omitempty"` // of the matrix: no tensor has the name
 	NeedsImatrix  bool     `json:"needs_imatrix,omitempty"`  // the real run will refuse
+	Decoded       string   `json:"decoded,omitempty"`        // small floats with scales that are decoded before they are encoded again, in words
 	LeftOut       string   `json:"left_out,omitempty"`       // other parts of a larger model, and what llama.cpp does otherwise, in words
 	Files         []string `json:"files,omitempty"`          // of an output in parts
 }
@@ -78,8 +79,10 @@ func (r *Report) BitsPerWeight() float64 {
 // has one: its rows are looked up.
 func (r *Report) Notes() []string {
 	var out []string
-	if r.LeftOut != "" {
-		out = append(out, r.LeftOut)
+	for _, text := range []string{r.LeftOut, r.Decoded} {
+		if text != "" {
+			out = append(out, text)
+		}
 	}
 	without := slices.DeleteFunc(slices.Clone(r.NoImportance), func(n string) bool { return categorize(n) == catEmbedding })
 	if n := len(without); n > 0 {
@@ -108,6 +111,7 @@ type input struct {
 	stored    map[string]dtype.Type                         // types as they lie in the file
 	leftOut   string                                        // what a GGUF has no place for, and what llama.cpp does otherwise, in words
 	read      func(name string) ([]byte, dtype.Type, error) // a tensor of the source, decoded where no GGUF has its type
+	small     map[string]dtype.Type                         // types of small floats with scales, by their names in the source
 	packed    map[string]packed                             // tensors that a GGUF type holds as they are, by their names in the source
 	first     []formats.TensorPlan                          // tensors that the model's keys make, before all others
 	values    func(name string) []byte
@@ -264,7 +268,7 @@ func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
 	choices = in.withNumbers(choices)
 	rep, err := describe(in, choices, o)
 	if rep != nil {
-		rep.LeftOut = in.leftOut
+		rep.LeftOut, rep.Decoded = in.leftOut, in.decoded(choices)
 	}
 	return choices, rep, err
 }

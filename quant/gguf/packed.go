@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -23,6 +24,24 @@ type packed struct {
 func (in *input) keeps(c *Choice) bool {
 	p, ok := in.packed[c.in()]
 	return ok && c.To == dtype.Of(p.kind)
+}
+
+// decoded says which small floats with scales are decoded for choices; "" for none.
+func (in *input) decoded(choices []Choice) string {
+	n, types := 0, []string(nil)
+	for i := range choices {
+		t, ok := in.small[choices[i].in()]
+		if !ok || in.keeps(&choices[i]) {
+			continue
+		}
+		if n++; !slices.Contains(types, t.String()) {
+			types = append(types, t.String())
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d matrices are stored as %s and are decoded: what is written is made of their values", n, strings.Join(types, ", "))
 }
 
 // bytes are the tensor of c in the source, and their type.

@@ -40,8 +40,12 @@ func TestPackedFolder(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		path := func(name string) string { return filepath.Join(dir, name+".gguf") }
+		decoded := map[string]string{} // notes of each file
 		write := func(src, name, typ string, requantize bool) (string, error) {
-			_, err := Write(context.Background(), dry.New(dry.Options{}), src, path(name), Options{Type: typ, AllowRequantize: requantize}, nil)
+			rep, err := Write(context.Background(), dry.New(dry.Options{}), src, path(name), Options{Type: typ, AllowRequantize: requantize}, nil)
+			if err == nil {
+				decoded[name] = strings.Join(rep.Notes(), "\n")
+			}
 			return path(name), err
 		}
 		one, err := write(c.folder, "one", "COPY", false)
@@ -76,6 +80,9 @@ func TestPackedFolder(t *testing.T) {
 			t.Fatal(err1, err2)
 		}
 		sameFloats(t, a, b)
+		if !strings.Contains(decoded["a"], "matrices are stored as F4_E2M1") || strings.Contains(decoded["b"], "are decoded") || c.typ == "MXFP4" && strings.Contains(decoded["one"], "are decoded") {
+			t.Errorf("%s: notes %q", c.typ, decoded)
+		}
 	}
 	if _, err := Write(context.Background(), dry.New(dry.Options{}), modelOptExperts(t, 0x7f), filepath.Join(t.TempDir(), "x.gguf"), Options{Type: "COPY"}, nil); err == nil || !strings.Contains(err.Error(), "not a number") {
 		t.Errorf("a scale that is no number: %v", err)

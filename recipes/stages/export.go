@@ -255,8 +255,10 @@ func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ
 		return err
 	}
 	defer src.Close()
-	if text := src.CarriedNote(false); text != "" {
-		noteTo(note)(text)
+	for _, text := range []string{src.CarriedNote(false), src.DecodedNote()} {
+		if text != "" {
+			noteTo(note)(text)
+		}
 	}
 	d := arch.Dense{Path: out, Type: &t, Progress: progress}
 	if err := room(dev, model, func(dev *dry.Dry) error {

@@ -366,8 +366,10 @@ type Quantization struct {
 // those of the usual programs that do.
 func (q *Quantization) job(src *arch.Source) (quant.FolderJob, error) {
 	job := q.Options.Job(q.Output)
-	if text := src.CarriedNote(false); text != "" {
-		noteTo(q.Note)(text)
+	for _, text := range []string{src.CarriedNote(false), src.DecodedNote()} {
+		if text != "" {
+			noteTo(q.Note)(text)
+		}
 	}
 	if !q.AnyFor {
 		return job, nil
@@ -488,8 +490,10 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 	if text := plan.ExpertsNote(); text != "" {
 		s.Note("%s", text)
 	}
-	if text := src.CarriedNote(false); text != "" {
-		s.Note("%s", text)
+	for _, text := range []string{src.CarriedNote(false), src.DecodedNote()} {
+		if text != "" {
+			s.Note("%s", text)
+		}
 	}
 	if by := plan.RefusedBy(); len(by) > 0 {
 		s.Note("%s will not load it", strings.Join(by, ", "))

@@ -432,6 +432,31 @@ func (s *Source) CacheNote() string {
 	return fmt.Sprintf("%s: programs that serve it round their cache of keys and values (%d scales, %s …); here it stays exact", s.Reader.Path(), len(s.scales), s.scales[0])
 }
 
+// DecodedNote says which matrices of small floats (FP8, MXFP4, NVFP4) are decoded where the
+// model is written as something else, and what goes with them; "" where it has none.
+func (s *Source) DecodedNote() string {
+	n, inputs, types := 0, 0, []string(nil)
+	for _, t := range s.Tensors() {
+		if !t.Type.ScaledFloat() && t.Type.Kind != dtype.MXFP4 && t.Type.Kind != dtype.NVFP4 {
+			continue
+		}
+		if n++; !slices.Contains(types, t.Type.String()) {
+			types = append(types, t.Type.String())
+		}
+		if t.Act != (dtype.Type{}) || t.Unrounded != "" {
+			inputs++
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	note := fmt.Sprintf("%s: %d matrices are stored as %s and are decoded: what is written is made of their values", s.Reader.Path(), n, strings.Join(types, ", "))
+	if inputs > 0 {
+		note += fmt.Sprintf(", and does not say that the inputs of %d are rounded", inputs)
+	}
+	return note
+}
+
 // decoded tells whether values of a type can be read as weights.
 func decoded(t dtype.Type) bool {
 	switch t.Kind {

@@ -41,6 +41,24 @@ func TestUnknownArchitecture(t *testing.T) {
 	}
 }
 
+// TestDecodedNote: what is lost where a folder of small floats is written as something else.
+func TestDecodedNote(t *testing.T) {
+	for name, want := range map[string]string{
+		"orig": `^$`, "gptq-4b-g128-sym": `^$`,
+		"ct-fp8-static": `ct-fp8-static: 7 matrices are stored as F8_E4M3 .*, and does not say that the inputs of 7 are rounded$`,
+		"ct-nvfp4":      `ct-nvfp4: 7 matrices are stored as F4_E2M1 g16 .*the inputs of 7 are rounded$`,
+	} {
+		src, err := Open(testdir.Shared(t, "golden/quant/"+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := src.DecodedNote(); !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("%s: %q, want %s", name, got, want)
+		}
+		src.Close()
+	}
+}
+
 // rounded is a checkpoint whose experts want their inputs rounded, all but one, of
 // which one says why not.
 type rounded struct {

@@ -111,7 +111,8 @@ type input struct {
 	stored    map[string]dtype.Type                         // types as they lie in the file
 	leftOut   string                                        // what a GGUF has no place for, and what llama.cpp does otherwise, in words
 	read      func(name string) ([]byte, dtype.Type, error) // a tensor of the source, decoded where no GGUF has its type
-	small     map[string]dtype.Type                         // types of small floats with scales, by their names in the source
+	small     map[string]dtype.Type                         // types of small floats with scales, and of what has rounded inputs, by their names in the source
+	smallNote string                                        // what goes where all of those are decoded, in words
 	packed    map[string]packed                             // tensors that a GGUF type holds as they are, by their names in the source
 	first     []formats.TensorPlan                          // tensors that the model's keys make, before all others
 	values    func(name string) []byte

@@ -26,7 +26,8 @@ func (in *input) keeps(c *Choice) bool {
 	return ok && c.To == dtype.Of(p.kind)
 }
 
-// decoded says which small floats with scales are decoded for choices; "" for none.
+// decoded says which small floats with scales, and which matrices with rounded inputs, are
+// decoded for choices; "" for none.
 func (in *input) decoded(choices []Choice) string {
 	n, types := 0, []string(nil)
 	for i := range choices {
@@ -38,8 +39,11 @@ func (in *input) decoded(choices []Choice) string {
 			types = append(types, t.String())
 		}
 	}
-	if n == 0 {
+	switch n {
+	case 0:
 		return ""
+	case len(in.small):
+		return in.smallNote
 	}
 	return fmt.Sprintf("%d matrices are stored as %s and are decoded: what is written is made of their values", n, strings.Join(types, ", "))
 }

@@ -140,7 +140,7 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 	if name == "" {
 		name = baseName(r.Path())
 	}
-	in := &input{folder: true, stored: map[string]dtype.Type{}, small: map[string]dtype.Type{}, packed: map[string]packed{}, leftOut: strings.Join(slices.DeleteFunc([]string{s.ConfigNote(), s.CarriedNote(true), tok.GGUFNote(), s.LlamaCppNote()}, func(s string) bool { return s == "" }), "; ")}
+	in := &input{folder: true, stored: map[string]dtype.Type{}, small: map[string]dtype.Type{}, smallNote: s.DecodedNote(), packed: map[string]packed{}, leftOut: strings.Join(slices.DeleteFunc([]string{s.ConfigNote(), s.CarriedNote(true), tok.GGUFNote(), s.LlamaCppNote()}, func(s string) bool { return s == "" }), "; ")}
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}
@@ -152,12 +152,15 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 			if err := in.pack(s, f, numbers); err != nil {
 				return nil, err
 			}
-			if f.Type.ScaledFloat() {
+			if f.Type.ScaledFloat() || t.Rounds() {
 				in.small[f.Name] = f.Type
 			}
 			f.Type = asFloats(f.Type)
-			pieces[f.Name] = f
 			in.stored[f.Name] = f.Type
+			if f.Type.Flags&dtype.Perm != 0 { // whose rows cannot be put in another order
+				f.Type = dtype.Of(dtype.F32)
+			}
+			pieces[f.Name] = f
 		}
 	}
 	in.read = func(n string) ([]byte, dtype.Type, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -178,6 +179,44 @@ func TestRouters(t *testing.T) {
 				t.Errorf("%s as %s: %d of %d tensors in F32", name, want, exact, len(choices))
 			}
 		}
+	}
+}
+
+// TestGGUFOfActOrder: columns of GPTQ with an order of their own have no place among rows
+// that a GGUF wants in another order: values are decoded, where that is allowed.
+func TestGGUFOfActOrder(t *testing.T) {
+	src, out := sharedFolder(t, "gptq-4b-g128-descact"), filepath.Join(t.TempDir(), "m.gguf")
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), src, out, Options{Type: "F32"}, nil); fail.Code(err) != 3 || !strings.Contains(err.Error(), "already quantized") {
+		t.Errorf("without the option: %v", err)
+	}
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), src, out, Options{Type: "F32", AllowRequantize: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	a, err1 := arch.Open(src)
+	b, err2 := arch.Open(out)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	defer a.Close()
+	defer b.Close()
+	n := 0
+	for _, x := range a.Tensors() {
+		if x.Type.Flags&dtype.Perm == 0 {
+			continue
+		}
+		n++
+		coded, _, err1 := a.Read(x)
+		plain, _, err2 := b.Read(b.Named(x.Name))
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		want := make([]float32, coded.Rows*coded.Cols)
+		if block.DecodeAll(want, coded); !bytes.Equal(kernels.Bytes(want), plain.Data) {
+			t.Errorf("%s comes back as other weights", x.Name)
+		}
+	}
+	if n != 14 {
+		t.Errorf("%d matrices with an order of columns, want 14", n)
 	}
 }
 

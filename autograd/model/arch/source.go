@@ -432,18 +432,22 @@ func (s *Source) CacheNote() string {
 	return fmt.Sprintf("%s: programs that serve it round their cache of keys and values (%d scales, %s …); here it stays exact", s.Reader.Path(), len(s.scales), s.scales[0])
 }
 
-// DecodedNote says which matrices of small floats (FP8, MXFP4, NVFP4) are decoded where the
-// model is written as something else, and what goes with them; "" where it has none.
+// Rounds reports whether the file wants the inputs of the product with t rounded.
+func (t *Tensor) Rounds() bool { return t.Act != (dtype.Type{}) || t.Unrounded != "" }
+
+// DecodedNote says which matrices of small floats (FP8, MXFP4, NVFP4), and which whose inputs
+// are rounded, are decoded where the model is written as something else, and what goes with
+// them; "" where it has none.
 func (s *Source) DecodedNote() string {
 	n, inputs, types := 0, 0, []string(nil)
 	for _, t := range s.Tensors() {
-		if !t.Type.ScaledFloat() && t.Type.Kind != dtype.MXFP4 && t.Type.Kind != dtype.NVFP4 {
+		if !t.Type.ScaledFloat() && t.Type.Kind != dtype.MXFP4 && t.Type.Kind != dtype.NVFP4 && !t.Rounds() {
 			continue
 		}
 		if n++; !slices.Contains(types, t.Type.String()) {
 			types = append(types, t.Type.String())
 		}
-		if t.Act != (dtype.Type{}) || t.Unrounded != "" {
+		if t.Rounds() {
 			inputs++
 		}
 	}

@@ -45,6 +45,7 @@ func TestUnknownArchitecture(t *testing.T) {
 func TestDecodedNote(t *testing.T) {
 	for name, want := range map[string]string{
 		"orig": `^$`, "gptq-4b-g128-sym": `^$`,
+		"ct-w8a8-int8":  `ct-w8a8-int8: 7 matrices are stored as INT8 row .*, and does not say that the inputs of 7 are rounded$`,
 		"ct-fp8-static": `ct-fp8-static: 7 matrices are stored as F8_E4M3 .*, and does not say that the inputs of 7 are rounded$`,
 		"ct-nvfp4":      `ct-nvfp4: 7 matrices are stored as F4_E2M1 g16 .*the inputs of 7 are rounded$`,
 	} {

@@ -157,7 +157,7 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 			}
 			f.Type = asFloats(f.Type)
 			in.stored[f.Name] = f.Type
-			if f.Type.Flags&dtype.Perm != 0 { // whose rows cannot be put in another order
+			if n := len(f.Shape); n > 1 && !arch.Movable(f.Type, int(f.Shape[n-1])) { // its rows may have another order in a GGUF
 				f.Type = dtype.Of(dtype.F32)
 			}
 			pieces[f.Name] = f

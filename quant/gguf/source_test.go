@@ -182,10 +182,13 @@ func TestRouters(t *testing.T) {
 	}
 }
 
-// TestGGUFOfActOrder: columns of GPTQ with an order of their own have no place among rows
-// that a GGUF wants in another order: values are decoded, where that is allowed.
+// TestGGUFOfActOrder: rows of GPTQ whose columns have an order of their own, and blocks of NF4, which
+// run over the ends of rows, cannot be put in a GGUF's order: values are decoded, where that is allowed.
 func TestGGUFOfActOrder(t *testing.T) {
 	src, out := sharedFolder(t, "gptq-4b-g128-descact"), filepath.Join(t.TempDir(), "m.gguf")
+	if arch.Movable(dtype.NF4Double, 256) || !arch.Movable(dtype.Type{Kind: dtype.Int4, Group: 128}, 256) {
+		t.Error("rows of NF4 share blocks, those of INT4 do not")
+	}
 	if _, err := Write(context.Background(), dry.New(dry.Options{}), src, out, Options{Type: "F32"}, nil); fail.Code(err) != 3 || !strings.Contains(err.Error(), "already quantized") {
 		t.Errorf("without the option: %v", err)
 	}

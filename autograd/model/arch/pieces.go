@@ -271,6 +271,12 @@ func rowBytes(t dtype.Type, cols int) (n [dtype.NumPlanes]int, ok bool) {
 	return n, true
 }
 
+// Movable reports whether rows of so many columns can be put in another order as they are stored.
+func Movable(t dtype.Type, cols int) bool {
+	_, ok := rowBytes(t, cols)
+	return ok
+}
+
 // canStore reports why the pieces of r cannot be stored as t.
 func canStore(r *Rule, pieces []Piece, t dtype.Type) error {
 	_, cols := r.units()

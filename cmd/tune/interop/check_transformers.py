@@ -143,8 +143,8 @@ def jitter(m, ids):
     """How far logits move where embeddings change by a few of their last bits: inputs that lie between two codes take the other."""
     e = m.get_input_embeddings().weight
     want, keep, most = theirs(m, ids), e.data.clone(), 0.0
-    for seed in range(4):
-        e.data = keep * (1 + 3e-7 * torch.randn(keep.shape, generator=torch.Generator().manual_seed(seed)))
+    for seed in range(16):
+        e.data = keep * (1 + 1e-6 * torch.randn(keep.shape, generator=torch.Generator().manual_seed(seed)))
         most = max(most, float(np.abs(theirs(m, ids) - want).max() / max(1.0, np.abs(want).max())))
     e.data = keep
     return most

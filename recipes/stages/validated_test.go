@@ -20,9 +20,9 @@ func TestSpikesInCharts(t *testing.T) {
 		want, note := [2]float64{}, ""
 		switch c.Title {
 		case "Loss":
-			want, note = [2]float64{2, 9}, "step 2: loss 9, spikes begin at 3"
+			want, note = [2]float64{2, 9}, "step 2: loss 9.000, spikes begin at 3.000"
 		case "Gradient norm before clipping":
-			want, note = [2]float64{3, 30}, "step 3: grad_norm 30, spikes begin at 2.5"
+			want, note = [2]float64{3, 30}, "step 3: grad_norm 30.00, spikes begin at 2.500"
 		}
 		i := slices.IndexFunc(c.Series, func(s report.Series) bool { return s.Name == "spike" })
 		if (i >= 0) != (note != "") {

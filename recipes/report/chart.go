@@ -119,8 +119,10 @@ func (c *Chart) bounds() (x0, x1, y0, y1 float64, any bool) {
 		x0, x1 = x0-0.5, x1+0.5
 	}
 	if y1 == y0 {
-		d := max(math.Abs(y0)*0.1, 1e-9)
-		y0, y1 = y0-d, y1+d
+		d := math.Abs(y0) * 0.1
+		if y0, y1 = y0-d, y1+d; !(y1 > y0) { // 0 all along
+			y1 = y0 + 1
+		}
 	}
 	return x0, x1, y0, y1, any
 }

@@ -37,3 +37,19 @@ func TestBestValidation(t *testing.T) {
 		t.Errorf("smooth %v", y)
 	}
 }
+
+// TestFlatChart: a curve that stands still has an axis of numbers people know: from 0 to 1
+// where it is 0, a tenth around it elsewhere.
+func TestFlatChart(t *testing.T) {
+	for y, want := range map[float64][2]float64{0: {0, 1}, 5: {4.5, 5.5}, -2: {-2.2, -1.8}} {
+		for _, zero := range []bool{false, true} {
+			if zero && y != 0 {
+				continue
+			}
+			c := Chart{Zero: zero, Series: []Series{{X: []float64{1, 2, 3}, Y: []float64{y, y, y}}}}
+			if _, _, lo, hi, any := c.bounds(); !any || math.Abs(lo-want[0]) > 1e-12 || math.Abs(hi-want[1]) > 1e-12 {
+				t.Errorf("at %v: an axis from %v to %v, want %v", y, lo, hi, want)
+			}
+		}
+	}
+}

@@ -591,12 +591,12 @@ func viewEval(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Sec
 	s.Answers = answered(models, e, filter)
 }
 
-// overlapWords says how many evaluated rows training has seen.
+// overlapWords says of how many evaluated rows training has seen the prompt.
 func overlapWords(e *report.Evaluation) string {
 	if e.Overlap == 0 {
 		return fmt.Sprintf("none of the %s evaluated rows occurs in training", humanize.Comma(int64(e.Rows)))
 	}
-	return fmt.Sprintf("%s of the %s evaluated rows occur in training: their scores are memory, not skill", humanize.Comma(int64(e.Overlap)), humanize.Comma(int64(e.Rows)))
+	return fmt.Sprintf("the prompts of %s of the %s evaluated rows occur in training: their scores are memory, not skill", humanize.Comma(int64(e.Overlap)), humanize.Comma(int64(e.Rows)))
 }
 
 func gateLines(e *report.Evaluation) []report.Gate {

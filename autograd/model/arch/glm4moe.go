@@ -43,8 +43,8 @@ var glm4vMoE = Arch{
 	Rules: glm4moe.Rules,
 }
 
-// solaropen is Solar Open: GLM 4.5 whose heads rotate as a whole and whose layers
-// all have experts. In GGUF both have one name.
+// solaropen is Solar Open: GLM 4.5 whose heads rotate as a whole, without norms of queries
+// and keys, and whose layers all have experts. In GGUF both have one name.
 var solaropen = Arch{
 	Name: "solar_open", HF: []string{"SolarOpenForCausalLM"}, GGUF: "glm4moe", Experts: true, PartRotates: true,
 	IsGGUF: func(*Metadata) bool { return false },
@@ -66,7 +66,7 @@ var solaropen = Arch{
 // glm4Spec reads config.json of GLM 4.5 and its likes, of whose heads share rotates,
 // of whose layers the first dense have no experts, and which has biases, unless it says so.
 func glm4Spec(c *Config, name string, share float64, dense int, biased bool) (Spec, error) {
-	bias, norms := c.Bool(biased, "attention_bias"), c.Bool(false, "use_qk_norm") && name != "glm4v_moe_text"
+	bias, norms := c.Bool(biased, "attention_bias"), c.Bool(false, "use_qk_norm") && name == "glm4_moe"
 	s, err := rotatedSpec(c, name, func(d, maxPos int) []RopeSpec { return []RopeSpec{c.partRope(d, maxPos, share)} }, func(a *Attention, _ *MLP) {
 		if a.Bias = bias; norms {
 			a.QKNorm = PerHead

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -21,8 +22,45 @@ var (
 	longTabled = []string{"minicpm3", "phi3", "phimoe"}
 )
 
-// headless are the architectures, by their names in GGUF, in which llama.cpp has no head but the embedding.
-var headless = []string{"gemma", "gemma2", "command-r", "cohere2"}
+// misfits are parts of models that llama.cpp does not load in some architectures, by their
+// names in GGUF, and parts that it does not do without. has gets the first of each kind of
+// part, which may be none.
+var misfits = []struct {
+	words, in string
+	has       func(x *Spec, a Attention, m MLP) bool
+}{
+	{"has no head but the embedding, this model one of its own (tie_word_embeddings: false)", "command-r cohere2 gemma gemma2", func(x *Spec, _ Attention, _ MLP) bool { return !x.Tied }},
+	{"takes no embedding for the head, as this model does (tie_word_embeddings)", "apertus dbrx dots1 exaone-moe gptneox kimi-linear minimax-m2 nemotron olmo2 olmoe phi2 qwen2moe stablelm",
+		func(x *Spec, _ Attention, _ MLP) bool { return x.Tied }},
+	{"has no bias behind attention", "arcee cohere2 command-r dots1 gemma gemma2 gemma3 gemma4 hunyuan-dense hunyuan-moe hy_v3 olmo olmo2 olmoe qwen3 qwen35 qwen35moe qwen3moe qwen3next seed_oss smollm3",
+		func(_ *Spec, a Attention, _ MLP) bool { return a.OutBias }},
+	{"has no biases in feed-forward parts", "arcee ernie4_5 seed_oss smollm3", func(_ *Spec, _ Attention, m MLP) bool { return m.Bias }},
+	{"takes queries, keys and values with biases, of which this model has none", "gptneox", func(_ *Spec, a Attention, _ MLP) bool { return !a.Bias }},
+	{"has no norms of queries and keys", "phi2", func(_ *Spec, a Attention, _ MLP) bool { return a.QKNorm != NoQKNorm }},
+	{"takes as many heads of keys as of queries, of which this model has fewer (num_key_value_heads)", "dots1 olmoe", func(_ *Spec, a Attention, _ MLP) bool { return a.K != a.H }},
+	{"has no biases in convolutions", "lfm2 lfm2moe", func(x *Spec, _ Attention, _ MLP) bool { c := first[*ShortConv](x); return c != nil && c.Bias }},
+	{"chooses experts by a bias, of which this model has none (use_expert_bias)", "lfm2moe", func(x *Spec, _ Attention, _ MLP) bool { m := x.moe(); return m != nil && !m.Select }},
+	{"takes keys and values of linear attention to be of one size, which this model's are not (linear_key_head_dim, linear_value_head_dim)", "qwen35 qwen35moe qwen3next",
+		func(x *Spec, _ Attention, _ MLP) bool { d := first[*DeltaNet](x); return d != nil && d.Dk != d.Dv }},
+}
+
+// misfit is what of misfits the model has in an architecture, "" for nothing.
+func (x *Spec) misfit(gguf string) string {
+	var a Attention
+	var m MLP
+	if p := first[*Attention](x); p != nil {
+		a = *p
+	}
+	if p := x.mlp(); p != nil {
+		m = *p
+	}
+	for _, f := range misfits {
+		if slices.Contains(strings.Fields(f.in), gguf) && f.has(x, a, m) {
+			return f.words
+		}
+	}
+	return ""
+}
 
 // LlamaCppNote says what llama.cpp makes of a GGUF of the model otherwise, although the
 // file is as its converter writes it, or that it does not load it; "" for nothing
@@ -42,16 +80,18 @@ func (s *Source) LlamaCppNote() string {
 	switch name := s.arch.GGUF; {
 	case len(rule.tables()) > 0 && !slices.Contains(reads, name):
 		return fmt.Sprintf("llama.cpp takes no frequencies from a file (rope scaling %s) in this architecture: it does not load this one, or computes something else", cmp.Or(rule.Type, "by factors"))
-	case slices.Contains(headless, name) && !x.Tied:
-		return "llama.cpp has no head but the embedding in this architecture, this model has one of its own (tie_word_embeddings: false): it does not load it"
+	case x.misfit(name) != "":
+		return "llama.cpp does not load this model: in its architecture it " + x.misfit(name)
+	case rule.Type == "longrope" && name != "phimoe":
+		return fmt.Sprintf("llama.cpp divides frequencies by the factors for long texts as soon as its context (-c) is longer than %d tokens, however short the text is: it computes something else in shorter ones", rule.OrigMax)
+	case name == "deepseek2" && x.moe() != nil && x.moe().Route.Groups > 1 && !x.moe().Route.Best2:
+		return "llama.cpp chooses groups of experts by their two best, this model by the best (topk_method: group_limited_greedy): it computes something else"
 	case slices.Contains([]string{qwen35.GGUF, qwen35moe.GGUF}, name) && rule.leftOver():
 		return fmt.Sprintf("llama.cpp has three positions take turns, and angles that mrope_section %v then leaves over do not turn: it computes something else", rule.Sections)
 	case name == "chatglm" && a.D*a.H != x.C:
 		return fmt.Sprintf("llama.cpp takes heads of hidden_size / num_attention_heads = %d elements in this architecture, this model has %d: it does not load it", x.C/a.H, a.D)
 	case name == "t5" && x.Tied && x.LogitScale != 0:
 		return fmt.Sprintf("llama.cpp does not divide what a tied head reads by the root of d_model: its logits are %.3g times this model's, which changes no greedy text, but samples and likelihoods", 1/x.LogitScale)
-	case name == "dots1" && a.K != a.H:
-		return fmt.Sprintf("llama.cpp takes as many heads of keys as of queries in this architecture, this model has %d of %d: it does not load it", a.K, a.H)
 	case slices.Contains(windowless, name) && window > 0:
 		return fmt.Sprintf("llama.cpp has no window in this architecture: it computes something else behind %d tokens", window)
 	case name == "exaone4" && window > 0 && layers != 64:

@@ -1,9 +1,13 @@
 package arch
 
-import "testing"
+import (
+	"testing"
 
-// TestLlamaCppSizes: what llama.cpp tells by the number of layers, windows that hide nothing, and
-// tables of frequencies (asked of b11549 with a variant of every case).
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// TestLlamaCppSizes: what llama.cpp tells by the number of layers, windows that hide nothing,
+// tables of frequencies, and parts that it does not load or does not do without (asked of b11549 with a variant of every case).
 func TestLlamaCppSizes(t *testing.T) {
 	layers := func(n int, b Body) (out []*LayerSpec) {
 		for range n {
@@ -30,9 +34,29 @@ func TestLlamaCppSizes(t *testing.T) {
 		{"llama", Spec{Ropes: llama3, Layers: layers(2, &Attention{})}, false},
 		{"phi3", Spec{Ropes: llama3, Layers: layers(2, &Attention{})}, true},
 		{"llama", Spec{Ropes: long, Layers: layers(2, &Attention{})}, true},
-		{"phi3", Spec{Ropes: long, Layers: layers(2, &Attention{})}, false},
+		{"phi3", Spec{Ropes: long, Layers: layers(2, &Attention{})}, true}, // whose context may be longer than the text
 		{"dots1", Spec{Layers: layers(2, &Attention{H: 4, K: 2})}, true},
 		{"dots1", Spec{Layers: layers(2, &Attention{H: 4, K: 4})}, false},
+		{"deepseek2", Spec{Layers: append(layers(2, &MLA{QRank: 8}), layers(1, &MoE{Route: kernels.RouteArgs{Groups: 2, TopGroups: 1}})...)}, true},
+		{"deepseek2", Spec{Layers: append(layers(2, &MLA{QRank: 8}), layers(1, &MoE{Route: kernels.RouteArgs{Groups: 2, TopGroups: 1, Best2: true}})...)}, false},
+		{"olmo2", Spec{Tied: true, Layers: layers(2, &Attention{})}, true},
+		{"olmo2", Spec{Layers: layers(2, &Attention{})}, false},
+		{"qwen3", Spec{Layers: layers(2, &Attention{Bias: true})}, false},
+		{"qwen3", Spec{Layers: layers(2, &Attention{Bias: true, OutBias: true})}, true},
+		{"qwen35", Spec{Layers: append(layers(2, &DeltaNet{Dk: 8, Dv: 8}), layers(1, &Attention{OutBias: true})...)}, true},
+		{"qwen35", Spec{Layers: append(layers(2, &DeltaNet{Dk: 8, Dv: 6}), layers(1, &Attention{})...)}, true},
+		{"qwen35", Spec{Layers: append(layers(2, &DeltaNet{Dk: 8, Dv: 8}), layers(1, &Attention{})...)}, false},
+		{"arcee", Spec{Layers: append(layers(2, &Attention{}), layers(1, &MLP{Bias: true})...)}, true},
+		{"arcee", Spec{Layers: append(layers(2, &Attention{}), layers(1, &MLP{})...)}, false},
+		{"gptneox", Spec{Layers: layers(2, &Attention{})}, true},
+		{"gptneox", Spec{Layers: layers(2, &Attention{Bias: true, OutBias: true})}, false},
+		{"phi2", Spec{Layers: layers(2, &Attention{QKNorm: PerHead})}, true},
+		{"phi2", Spec{Layers: layers(2, &Attention{})}, false},
+		{"olmoe", Spec{Layers: layers(2, &Attention{H: 4, K: 2})}, true},
+		{"lfm2", Spec{Layers: layers(2, &ShortConv{Bias: true})}, true},
+		{"lfm2", Spec{Layers: layers(2, &ShortConv{})}, false},
+		{"lfm2moe", Spec{Layers: append(layers(2, &ShortConv{}), layers(1, &MoE{})...)}, true},
+		{"lfm2moe", Spec{Layers: append(layers(2, &ShortConv{}), layers(1, &MoE{Select: true})...)}, false},
 		{"chatglm", Spec{C: 48, Layers: layers(2, &Attention{H: 4, K: 2, D: 16})}, true},
 		{"chatglm", Spec{C: 48, Layers: layers(2, &Attention{H: 4, K: 2, D: 12})}, false},
 		{"t5", Spec{Tied: true, LogitScale: 0.125, Layers: layers(2, &Attention{})}, true},

@@ -44,7 +44,7 @@ func TestUnsupportedIsNotCorrupt(t *testing.T) {
 		"architecture": {map[string]any{"architectures": []string{"MambaForCausalLM"}, "model_type": "mamba"}, true},
 		"rope":         {map[string]any{"rope_scaling": map[string]any{"rope_type": "su", "factor": 2}}, true},
 		"activation":   {map[string]any{"hidden_act": "mish"}, true},
-		"window":       {map[string]any{"architectures": []string{"Qwen3MoeForCausalLM"}, "model_type": "qwen3_moe", "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 1, "norm_topk_prob": true}, true},
+		"clip":         {map[string]any{"architectures": []string{"OlmoeForCausalLM"}, "model_type": "olmoe", "clip_qkv": 8}, true},
 		"partial":      {map[string]any{"partial_rotary_factor": 0.5}, true},
 		"two kinds":    {map[string]any{"model_type": "gpt2"}, false},
 		"of none":      {map[string]any{"model_type": "x"}, false},

@@ -33,12 +33,17 @@ var mistral = Arch{
 		return kv
 	},
 	Config: func(s *Spec) []formats.KV {
-		kv := formats.KV{Key: "sliding_window"}
-		if n := s.Attention().Window; n > 0 {
-			kv.Value = n
-		}
-		return append(decoderConfig(s, "MistralForCausalLM", "mistral"), kv)
+		return append(decoderConfig(s, "MistralForCausalLM", "mistral"), s.slideConfig())
 	},
+}
+
+// slideConfig is sliding_window of config.json, of a window that all layers have.
+func (s *Spec) slideConfig() formats.KV {
+	kv := formats.KV{Key: "sliding_window"}
+	if n := s.Attention().Window; n > 0 {
+		kv.Value = n
+	}
+	return kv
 }
 
 // ministral is Mistral with a window in some layers only.

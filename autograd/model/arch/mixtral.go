@@ -7,7 +7,7 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 )
 
-// mixtral is Llama with experts in place of each feed-forward part. In GGUF both
+// mixtral is Mistral with experts in place of each feed-forward part. In GGUF both
 // are called llama.
 var mixtral = Arch{
 	Name: "mixtral", HF: []string{"MixtralForCausalLM"}, GGUF: "llama",
@@ -15,15 +15,13 @@ var mixtral = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "num_key_value_heads": "8", "rms_norm_eps": "1e-5",
 			"num_local_experts": "8", "num_experts_per_tok": "2", "default_theta": "1e6"})
-		if c.slide() > 0 {
-			c.lack("sliding_window", "sliding attention of Mixtral is not supported")
-		}
-		s, err := decoderSpec(c, "mixtral", func(*Attention, *MLP) {})
+		window := c.slide()
+		s, err := decoderSpec(c, "mixtral", func(a *Attention, _ *MLP) { a.Window = window })
 		s.withExperts(MoE{E: c.Int(-1, "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), Route: kernels.RouteArgs{Renorm: true}}, nil)
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
-		s, err := decoderGGUF(m)
+		s, err := mistral.GGUFSpec(m)
 		e := m.experts()
 		s.Arch, e.Route.Renorm = "mixtral", true
 		s.withExperts(e, nil)
@@ -34,9 +32,9 @@ var mixtral = Arch{
 		names.experts = sparseBlock
 		return namedRules(s, true, names)
 	},
-	KV: func(s *Spec) []formats.KV { return decoderKV(s, "llama") },
+	KV: mistral.KV,
 	Config: func(s *Spec) []formats.KV {
-		return append(decoderConfig(s, "MixtralForCausalLM", "mixtral"),
+		return append(decoderConfig(s, "MixtralForCausalLM", "mixtral"), s.slideConfig(),
 			formats.KV{Key: "num_local_experts", Value: s.moe().E}, formats.KV{Key: "num_experts_per_tok", Value: s.moe().K})
 	},
 }

@@ -14,11 +14,9 @@ var qwen2moe = Arch{
 	Name: "qwen2_moe", HF: []string{"Qwen2MoeForCausalLM"}, GGUF: "qwen2moe",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "16"})
-		if c.Bool(false, "use_sliding_window") {
-			c.lack("use_sliding_window", "sliding attention of Qwen2 is not supported")
-		}
 		bias := c.Bool(true, "qkv_bias")
 		s, err := decoderSpec(c, "qwen2_moe", func(a *Attention, _ *MLP) { a.Bias = bias })
+		s.qwenWindows(c, func(i, n int) bool { return i%2 == 0 && i < n })
 		s.withExperts(MoE{E: c.Int(-1, "num_experts"), K: c.Int(-1, "num_experts_per_tok"), F: c.Int(-1, "moe_intermediate_size"), Shared: c.Int(-1, "shared_expert_intermediate_size"),
 			SharedGated: true, Route: kernels.RouteArgs{Renorm: c.Bool(false, "norm_topk_prob")}}, c.sparseSteps())
 		return s, cmp.Or(err, c.err)

@@ -16,7 +16,7 @@ var qwen2VL = Arch{
 		t.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "8", "rms_norm_eps": "1e-5", "default_theta": "1e6"})
 		t.assume(map[string]string{"max_window_layers": "80"})
 		s, err := rotatedSpec(t, "qwen2_vl", t.sectionRope, func(a *Attention, _ *MLP) { a.Bias = true })
-		s.lateWindows(t)
+		s.qwenWindows(t, fromNth)
 		return s, cmp.Or(err, t.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {

@@ -13,7 +13,7 @@ var qwen3 = Arch{
 		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "32", "head_dim": "128"})
 		bias := c.Bool(false, "attention_bias")
 		s, err := decoderSpec(c, "qwen3", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })
-		s.lateWindows(c)
+		s.qwenWindows(c, fromNth)
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: decoderGGUF,

@@ -12,11 +12,13 @@ var qwen3moe = Arch{
 	Name: "qwen3_moe", HF: []string{"Qwen3MoeForCausalLM"}, GGUF: "qwen3moe",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "4"})
+		window := 0
 		if c.Bool(false, "use_sliding_window") {
-			c.lack("use_sliding_window", "sliding attention of Qwen3 is not supported")
+			c.assume(map[string]string{"sliding_window": "4096"})
+			window = c.slide()
 		}
 		bias := c.Bool(false, "attention_bias")
-		s, err := decoderSpec(c, "qwen3_moe", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })
+		s, err := decoderSpec(c, "qwen3_moe", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias, a.Window = PerHead, bias, bias, window })
 		s.withExperts(MoE{E: c.Int(-1, "num_experts", "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), F: c.Int(-1, "moe_intermediate_size"),
 			Route: kernels.RouteArgs{Renorm: c.Bool(false, "norm_topk_prob")}}, c.sparseSteps())
 		return s, cmp.Or(err, c.err)

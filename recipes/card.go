@@ -95,7 +95,11 @@ func CardOf(path string, o CardOptions) (*Card, error) {
 	}
 	adapter, _ := os.ReadFile(filepath.Join(dir, "adapter_config.json"))
 	ggufs, _ := filepath.Glob(filepath.Join(path, "*.gguf"))
-	switch config, _ := os.ReadFile(filepath.Join(dir, "config.json")); {
+	config, _ := os.ReadFile(filepath.Join(dir, "config.json"))
+	if bytes.Contains(config, []byte(`ForSequenceClassification"`)) || bytes.Contains(adapter, []byte(`"SEQ_CLS"`)) {
+		h.Pipeline = "text-classification"
+	}
+	switch {
 	case strings.HasSuffix(path, ".gguf") || len(ggufs) > 0:
 		h.Library, h.Relation, h.Tags = "gguf", "quantized", []string{"gguf"}
 	case file.IsDir() && adapter != nil:
@@ -329,7 +333,7 @@ func (h *cardHead) text(o CardOptions, from origin) []byte {
 	} else {
 		b.WriteString("Made with tunekit.\n")
 	}
-	if len(from.data) > 0 {
+	if len(from.data) > 0 && slices.Contains(from.kinds, "train") { // else they calibrate or measure
 		names := make([]string, len(from.data))
 		for i, d := range from.data {
 			names[i] = "`" + filepath.Base(d) + "`"

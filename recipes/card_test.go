@@ -84,6 +84,27 @@ func TestCard(t *testing.T) {
 	}
 }
 
+// TestCardOfRewardAndCalibration: a reward model gives scores, not texts, and rows that calibrate are no
+// training data.
+func TestCardOfRewardAndCalibration(t *testing.T) {
+	dir := runWith(t, map[string]string{
+		"manifest.json":   `{"stages":[{"stage":"ingest","kind":"ingest","inputs":{"datasets[0]":{"ref":"data/c.jsonl"}}},{"stage":"awq","kind":"quantize","inputs":{}}]}`,
+		"awq/config.json": `{"architectures":["LlamaForCausalLM"],"quantization_config":{}}`,
+	})
+	score := runWith(t, map[string]string{"m/config.json": `{"architectures":["LlamaForSequenceClassification"]}`, "a/adapter_config.json": `{"task_type": "SEQ_CLS"}`})
+	for path, want := range map[string]string{
+		filepath.Join(dir, "awq"): "pipeline_tag: text-generation", filepath.Join(score, "m"): "pipeline_tag: text-classification", filepath.Join(score, "a"): "pipeline_tag: text-classification",
+	} {
+		card, err := CardOf(path, CardOptions{Name: "me/x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := string(card.Text); !strings.Contains(text, want) || strings.Contains(text, "Trained on") {
+			t.Errorf("%s: %s, want %s", path, text, want)
+		}
+	}
+}
+
 // TestTerms: what licences ask of a name and of who publishes.
 func TestTerms(t *testing.T) {
 	for _, c := range []struct {

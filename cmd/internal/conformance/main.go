@@ -194,7 +194,7 @@ func main() {
 
 // write makes the document; shared is the folder with the reference data.
 func write(shared, document string) error {
-	outcomes, err := run(slices.Concat(ofArchs, ofBlocks, ofFolders))
+	outcomes, err := run(slices.Concat(ofArchs, ofBlocks, ofFolders, ofFamilies()))
 	if err != nil {
 		return err
 	}
@@ -206,5 +206,5 @@ func write(shared, document string) error {
 	if err != nil {
 		return err
 	}
-	return atomic.WriteFile(document, []byte(fmt.Sprintf(text, archs, blockTable(string(interop), outcomes), folderTable(string(interop), outcomes))))
+	return atomic.WriteFile(document, []byte(fmt.Sprintf(text, archs, blockTable(string(interop), outcomes), folderTable(string(interop), outcomes), familyTable(string(interop), outcomes))))
 }

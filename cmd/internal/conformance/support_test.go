@@ -39,7 +39,11 @@ func TestSupport(t *testing.T) {
 	for _, k := range blockTypes() {
 		types = append(types, k.String())
 	}
-	for title, want := range map[string][]string{"architecture": arch.Names(), "type": types, "layout": formats.Layouts()} {
+	var names []string
+	for _, f := range families {
+		names = append(names, f.name)
+	}
+	for title, want := range map[string][]string{"family": names, "architecture": arch.Names(), "type": types, "layout": formats.Layouts()} {
 		if !slices.Equal(first[title], want) {
 			t.Errorf("docs/support.md lists of %s %v, there are %v: make conformance", title, first[title], want)
 		}

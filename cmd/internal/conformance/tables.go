@@ -14,7 +14,7 @@ import (
 	"github.com/tunekit/tunekit/quant"
 )
 
-// text is the document around the three tables.
+// text is the document around the tables.
 const text = `# What is supported
 
 Written by ` + "`make conformance`" + ` from the subtests of the golden tests: ✓ is what is said above each table, compared and found in that run; refused is an error that names
@@ -57,6 +57,13 @@ Of torchao, in safetensors: Int8Tensor, IntxUnpackedToInt8Tensor (1 to 8 bits), 
 each step rounded to the type of its scales. Inputs that torchao rounds by token, by tensor (all tokens of a product) or on one measured scale are rounded. Held by torchao and HQQ, the two of int4 by numpy (formats/testdata/torchao).
 Refused by name: methods that are not read, transforms and rotations, weights without their zeros (sparse, marlin-24), Marlin's order, inputs that ModelOpt or torchao scales before their product, SVDQuant, weights of torchao in a pickle, other classes of it (preshuffled, plain_int32, opaque, sparse), and codes of compressed-tensors
 whose packing neither their number nor the version that wrote them tells.
+
+%s
+## Families of quantized folders
+
+Decode: weights are what the programs named store and decode, bit for bit; numpy is the layout that a program's source states, where the program needs a GPU; ourselves: what is written here gives nearly the model's logits. What is decoded is run, evaluated, trained over and
+exported like any other type. Encode: what was read is written, and read again as the same. The last column names the programs of make interop that load what is written here, or whose folders are read there.
+Scales of a rounded cache of keys and values are said and left out.
 
 %s`
 
@@ -196,6 +203,66 @@ func folderTable(interop string, outcomes map[string]outcome) string {
 			loads = seen
 		}
 		t.row(append(cells, loads, seen)...)
+	}
+	return t.String()
+}
+
+// family is a way in which programs store quantized weights.
+type family struct {
+	name, by       string   // by: whose numbers decoding is compared with
+	decode, encode []string // patterns of tests, as in column
+	word           string   // what interop.md calls it, a regular expression; "": it is in no row
+}
+
+var families = []family{
+	{"bitsandbytes NF4", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/nf4*"}, []string{"formats TestRewriteFolders/nf4*/*/*"}, "NF4"},
+	{"bitsandbytes FP4", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/fp4*"}, []string{"formats TestRewriteFolders/fp4*/*/*"}, ""},
+	{"bitsandbytes int8", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/int8"}, nil, ""},
+	{"GPTQ, zeros less one (v1)", "GPTQModel", []string{"formats TestQuantizedFolders/gptq/gptq-*"}, []string{"formats TestRewriteFolders/gptq-*/gptq/*"}, "GPTQ"},
+	{"GPTQ, plain zeros (v2)", "numpy", []string{"formats TestForeign/gptq-*-v2"}, nil, ""},
+	{"AWQ gemm", "GPTQModel", []string{"formats TestQuantizedFolders/awq/*"}, []string{"formats TestRewriteFolders/awq-*/awq/*"}, "AWQ"},
+	{"compressed-tensors pack-quantized", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-w4a16-*", "formats TestForeign/pack*"}, []string{"formats TestRewriteFolders/ct-w4a16-*/compressed-tensors/*"}, "W4A16"},
+	{"compressed-tensors int-quantized (W8A8)", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-w8a8-*", "formats TestForeign/int8-*"}, []string{"formats TestRewriteFolders/ct-w8a8-*/*/*"}, "W8A8"},
+	{"compressed-tensors float-quantized (FP8 static)", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-fp8-*"}, nil, "F8_E4M3"},
+	{"compressed-tensors float-quantized (FP8 dynamic)", "ourselves", []string{"quant TestActivations"}, []string{"quant TestActivations"}, "FP8_DYNAMIC"},
+	{"compressed-tensors FP8 by group and block, mixed groups", "compressed-tensors", []string{"formats TestForeign/fp8-group", "formats TestForeign/fp8-block-*"}, nil, "F8_E4M3"},
+	{"compressed-tensors NVFP4", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-nvfp4", "formats TestForeign/nvfp4-*"}, nil, "NVFP4"},
+	{"compressed-tensors MXFP4", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-mxfp4"}, nil, "MXFP4"},
+	{"AutoRound integers", "AutoRound", []string{"formats TestQuantizedFolders/gptq/autoround-*", "formats TestForeign/auto-round-[2-8]*"}, []string{"formats TestRewriteFolders/autoround-*/*/*"}, ""},
+	{"AutoRound MXFP4, MXINT4, NVFP4 with E5M3 scales", "AutoRound", []string{"formats TestForeign/auto-round-mx*", "formats TestForeign/auto-round-e5m3*"}, nil, ""},
+	{"Quark FP8, MXFP4", "numpy", []string{"formats TestForeign/quark-*"}, nil, ""},
+	{"ModelOpt NVFP4", "ModelOpt", []string{"formats TestPackedFolders/modelopt"}, nil, ""},
+	{"ModelOpt FP8 by block, MXFP4", "numpy", []string{"formats TestForeign/modelopt-*"}, nil, ""},
+	{"fine-grained FP8 (DeepSeek)", "Transformers", []string{"formats TestForeign/fp8-fine-grained"}, nil, ""},
+	{"FBGEMM FP8", "numpy", []string{"formats TestForeign/fbgemm-*"}, nil, ""},
+	{"MXFP4 of gpt-oss", "llm-compressor", []string{"formats TestMXFP4Golden"}, nil, ""},
+	{"torchao int4", "numpy", []string{"formats TestTorchAO/int4*"}, nil, ""},
+	{"torchao int8, IntX, FP8, MX, NVFP4", "torchao", []string{"formats TestTorchAO/int8-*", "formats TestTorchAO/float8-*", "formats TestTorchAO/intx*", "formats TestTorchAO/mx-*", "formats TestTorchAO/nvfp4*"}, nil, "int8 by row"},
+	{"HQQ", "HQQ", []string{"formats TestTorchAO/hqq-*"}, nil, ""},
+	{"EXL2", "numpy", []string{"formats TestPackedFolders/exl2"}, []string{"formats TestEXL2Written/exl2"}, ""},
+}
+
+// ofFamilies are the columns of all families, for their tests to be run.
+func ofFamilies() (out []column) {
+	for _, f := range families {
+		out = append(out, column{f.name, slices.Concat(f.decode, f.encode)})
+	}
+	return out
+}
+
+// familyTable has a row for each family.
+func familyTable(interop string, outcomes map[string]outcome) string {
+	var t table
+	t.head("family", "compared with", "decode", "encode", "make interop")
+	for _, f := range families {
+		cells := []string{f.name, f.by, t.note((&column{"decode", f.decode}).cell("", outcomes)), "not written", "not measured"}
+		if f.encode != nil {
+			cells[3] = t.note((&column{"encode", f.encode}).cell("", outcomes))
+		}
+		if f.word != "" {
+			cells[4] = programs(interop, f.word)
+		}
+		t.row(cells...)
 	}
 	return t.String()
 }

@@ -103,9 +103,15 @@ func agree(c Comm, err error) error {
 // share is a rank's part of a step: equal numbers of micro-batches in their
 // order, fewer or none for the last ranks.
 func share(micro []data.Batch, c Comm) []data.Batch {
-	n := (len(micro) + c.Size() - 1) / c.Size()
-	lo := min(c.Rank()*n, len(micro))
-	return micro[lo:min(lo+n, len(micro))]
+	lo, hi := shareOf(len(micro), c)
+	return micro[lo:hi]
+}
+
+// shareOf is a rank's part of n things, in their order.
+func shareOf(n int, c Comm) (lo, hi int) {
+	per := (n + c.Size() - 1) / c.Size()
+	lo = min(c.Rank()*per, n)
+	return lo, min(lo+per, n)
 }
 
 // totals replaces a score and counts by those of all ranks, added in the order
@@ -113,7 +119,8 @@ func share(micro []data.Batch, c Comm) []data.Batch {
 // measured and takes the loss alone. sources is the number of sources, 0 where parts are
 // not counted.
 func totals(c Comm, s *Score, sources int, counts ...*int64) error {
-	v := []float64{s.Loss, s.Tokens}
+	v := []float64{s.Loss, s.Tokens, s.entropy.Sum, s.entropy.N}
+	const counted = 4
 	for _, n := range counts {
 		v = append(v, float64(*n))
 	}
@@ -144,12 +151,12 @@ func totals(c Comm, s *Score, sources int, counts ...*int64) error {
 			}
 		}
 	}
-	s.Loss, s.Tokens = sum[0], sum[1]
+	s.Loss, s.Tokens, s.entropy = sum[0], sum[1], running{sum[2], sum[3]}
 	for i, n := range counts {
-		*n = int64(sum[2+i])
+		*n = int64(sum[counted+i])
 	}
 	for i := range s.parts {
-		p := sum[2+len(counts)+4*i:]
+		p := sum[counted+len(counts)+4*i:]
 		s.parts[i] = sourcePart{p[0], p[1], p[2], p[3]}
 	}
 	for i := range s.Values {
@@ -194,7 +201,7 @@ func (r *run) join() error {
 		return nil
 	}
 	h, err := r.header(), error(nil)
-	if h, err = broadcastHeader(r.Comm, h); err == nil && h.Identity != r.identity {
+	if h, err = broadcast(r.Comm, h); err == nil && h.Identity != r.identity {
 		err = fail.Usagef("train", "give every rank the same recipe, inputs and kernel level", "rank %d trains something else than rank 0", r.Comm.Rank())
 	}
 	if err = agree(r.Comm, err); err != nil {
@@ -207,9 +214,9 @@ func (r *run) join() error {
 	return r.spread()
 }
 
-// broadcastHeader returns rank 0's h.
-func broadcastHeader(c Comm, h *stateHeader) (*stateHeader, error) {
-	text, err := json.Marshal(h)
+// broadcast returns rank 0's v, as it is in JSON.
+func broadcast[T any](c Comm, v *T) (*T, error) {
+	text, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
@@ -221,8 +228,8 @@ func broadcastHeader(c Comm, h *stateHeader) (*stateHeader, error) {
 	if err := c.Broadcast(text); err != nil {
 		return nil, err
 	}
-	h = new(stateHeader)
-	return h, json.Unmarshal(text, h)
+	v = new(T)
+	return v, json.Unmarshal(text, v)
 }
 
 // spread gives every rank the parameters and moments of rank 0.

@@ -232,13 +232,10 @@ func (c Config) Patience() time.Duration {
 	return time.Duration(cmp.Or(c.DDPTimeout, 1800)) * time.Second
 }
 
-// checkRanks refuses what has answers written: that is done on one rank.
+// checkRanks refuses keys of several ranks where there is one.
 func (c Config) checkRanks() error {
 	if c.Ranks <= 1 && c.DDPTimeout > 0 {
 		return fail.Usagef("train.ddp_timeout", "leave it out, or give ranks", "ddp_timeout is how long ranks wait for each other, and there is one")
-	}
-	if c.Ranks > 1 && (c.Asks() || c.Writes()) {
-		return fail.Usagef("train.ranks", "leave ranks out; distill with given answers (no lmbda, no seq_kd) trains on several", "objective: %s has answers written, which one rank does, and ranks is %d", c.Objective, c.Ranks)
 	}
 	return nil
 }

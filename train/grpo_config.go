@@ -21,7 +21,7 @@ type GRPO struct {
 
 	NumGenerations      int      `yaml:"num_generations,omitempty" doc:"grpo, rloo: answers to a prompt, which are compared" unset:"8; rloo 2" range:"[2,65536]"`
 	MaxCompletionLength int      `yaml:"max_completion_length,omitempty" doc:"grpo, rloo, distill: tokens of an answer at most" unset:"256" range:"[1,1000000]"`
-	StepsPerGeneration  int      `yaml:"steps_per_generation,omitempty" doc:"grpo, rloo: micro batches of answers that are made at once" unset:"gradient_accumulation_steps" range:"[1,1000000]"`
+	StepsPerGeneration  int      `yaml:"steps_per_generation,omitempty" doc:"grpo, rloo: micro batches of answers that are made at once, of each rank" unset:"gradient_accumulation_steps" range:"[1,1000000]"`
 	NumIterations       int      `yaml:"num_iterations,omitempty" doc:"grpo, rloo: times that answers are learned from" unset:"1" range:"[1,10000]"`
 	TopP                *float64 `yaml:"top_p,omitempty" doc:"grpo, rloo: answers are of the likeliest tokens with this probability together" unset:"1.0" range:"(0,1]"`
 	TopK                int      `yaml:"top_k,omitempty" doc:"grpo, rloo: answers are of so many likeliest tokens" unset:"all" range:"[1,1000000]"`
@@ -221,8 +221,8 @@ func (c Config) checkAnswers() error {
 	if g.StepsPerGeneration%accumulation != 0 {
 		return fail.Usagef("train.steps_per_generation", fmt.Sprintf("a multiple of %d", accumulation), "steps_per_generation: %d is not a whole number of steps of %d micro batches", g.StepsPerGeneration, accumulation)
 	}
-	if n := micro * g.StepsPerGeneration; n%g.NumGenerations != 0 {
-		return fail.Usagef("train.num_generations", "micro_batch_size times steps_per_generation must be a multiple of it", "num_generations: %d does not divide the %d answers that are made at once (micro_batch_size %d, steps_per_generation %d)", g.NumGenerations, n, micro, g.StepsPerGeneration)
+	if n := micro * max(1, c.Ranks) * g.StepsPerGeneration; n%g.NumGenerations != 0 {
+		return fail.Usagef("train.num_generations", "micro_batch_size times steps_per_generation, of all ranks, must be a multiple of it", "num_generations: %d does not divide the %d answers that are made at once (micro_batch_size %d, steps_per_generation %d, ranks %d)", g.NumGenerations, n, micro, g.StepsPerGeneration, max(1, c.Ranks))
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package train
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -196,5 +198,125 @@ func TestGRPORefused(t *testing.T) {
 		change(&c)
 		_, err := c.Resolve(1)
 		refused(words, err, words)
+	}
+}
+
+// nearRanks runs jobs that are made by one, of one rank and of several, and holds their
+// curves and answers against each other.
+func nearRanks(t *testing.T, what string, one Job, of []Job) {
+	t.Helper()
+	losses(t, one)
+	runRanks(t, of)
+	want, wantEvals, err := ReadMetrics(filepath.Join(one.Dir, MetricsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, gotEvals, err := ReadMetrics(filepath.Join(of[0].Dir, MetricsFile))
+	if err != nil || len(got) != len(want) || len(gotEvals) != len(wantEvals) || len(want) == 0 {
+		t.Fatalf("%s: %d steps and %d validations, want %d and %d, %v", what, len(got), len(gotEvals), len(want), len(wantEvals), err)
+	}
+	near := func(where string, a, b Values) {
+		t.Helper()
+		if len(a) != len(b) {
+			t.Fatalf("%s, %s: %v, want %v", what, where, a, b)
+		}
+		for i := range a {
+			if a[i].Name != b[i].Name || !(math.Abs(a[i].V-b[i].V) <= 2e-5*(1+math.Abs(b[i].V))) {
+				t.Errorf("%s, %s: %s is %v, want %v", what, where, a[i].Name, a[i].V, b[i].V)
+			}
+		}
+	}
+	for i, w := range want {
+		g := got[i]
+		near(fmt.Sprintf("step %d", i+1), append(Values{{"loss", g.Loss}, {"norm", g.GradNorm}, {"tokens", float64(g.Tokens)}, {"supervised", float64(g.Supervised)}, {"epoch", g.Epoch}}, g.Objective...),
+			append(Values{{"loss", w.Loss}, {"norm", w.GradNorm}, {"tokens", float64(w.Tokens)}, {"supervised", float64(w.Supervised)}, {"epoch", w.Epoch}}, w.Objective...))
+	}
+	for i, w := range wantEvals {
+		near(fmt.Sprintf("validation %d", i+1), append(Values{{"loss", gotEvals[i].Loss}}, gotEvals[i].Objective...), append(Values{{"loss", w.Loss}}, w.Objective...))
+	}
+	if !one.Config.Asks() {
+		return
+	}
+	wantAnswers, err := ReadAnswers(filepath.Join(one.Dir, AnswersFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gotAnswers, err := ReadAnswers(filepath.Join(of[0].Dir, AnswersFile))
+	if err != nil || len(gotAnswers) != len(wantAnswers) {
+		t.Fatalf("%s: %d answers, want %d, %v", what, len(gotAnswers), len(wantAnswers), err)
+	}
+	for i, w := range wantAnswers {
+		if g := gotAnswers[i]; g.Text != w.Text || g.Tokens != w.Tokens || g.Truncated != w.Truncated {
+			t.Errorf("%s: answer %d is %q, want %q", what, i, g.Text, w.Text)
+		}
+	}
+}
+
+// TestGRPORanks: ranks write their shares of the answers that one rank would write, with
+// the same draws, and learn from them as one with as many times the micro-batches; an
+// interruption changes nothing, and rewards are asked for once.
+func TestGRPORanks(t *testing.T) {
+	for what, c := range map[string]struct {
+		ranks  int
+		change func(*Config)
+	}{
+		"grpo":               {2, func(c *Config) {}},
+		"three ranks":        {3, func(c *Config) { c.MicroBatchSize = 4; c.NumGenerations = 6 }},
+		"held to the start":  {2, func(c *Config) { c.Beta = ptr(0.02) }},
+		"many from one time": {2, func(c *Config) { c.StepsPerGeneration, c.NumIterations, c.SamplingCorrection = 2, 2, true }},
+		"dapo":               {2, func(c *Config) { c.LossType = []string{"dapo"} }},
+		"bnpo":               {2, func(c *Config) { c.LossType = []string{"bnpo"} }},
+		"entropy":            {2, func(c *Config) { c.UseAdaptiveEntropy, c.EntropyTarget = true, ptr(9.0) }},
+		"rloo":               {2, func(c *Config) { c.Objective, c.Beta = "rloo", ptr(0.05) }},
+	} {
+		of := func(n int) Job {
+			return answersJob(t, func(o *Config) {
+				o.MaxSteps, o.GradientAccumulationSteps, o.EvalSteps, o.LearningRate = 4, 1, Every{Steps: 2}, ptr(1e-3)
+				o.LoRA.Dropout = 0
+				c.change(o)
+				if n == 1 {
+					o.GradientAccumulationSteps *= c.ranks
+					o.StepsPerGeneration *= c.ranks
+				} else {
+					o.Ranks = n
+				}
+			})
+		}
+		jobs := func(dir string) []Job {
+			var list []Job
+			for rank := range c.ranks {
+				j := of(c.ranks)
+				if j.Dir = ""; rank == 0 {
+					j.Dir = dir
+				}
+				list = append(list, j)
+			}
+			return list
+		}
+		list := jobs(t.TempDir())
+		nearRanks(t, what, of(1), list)
+
+		stopped := jobs(t.TempDir())
+		ctx, cancel := context.WithCancel(context.Background())
+		stopped[0].Progress = func(p Progress) {
+			if p.Step == 1 {
+				cancel()
+			}
+		}
+		errs := together(c.ranks, func(m Comm) error {
+			j := stopped[m.Rank()]
+			j.Comm = m
+			_, err := Run(ctx, j)
+			return err
+		})
+		cancel()
+		if fail.Code(errs[0]) != int(fail.Interrupted) {
+			t.Fatalf("%s: %v", what, errs)
+		}
+		again := jobs(stopped[0].Dir)
+		runRanks(t, again)
+		if hash(t, again[0]) != hash(t, list[0]) || curveOf(t, again[0].Dir) != curveOf(t, list[0].Dir) {
+			t.Errorf("%s: an interruption changes the result", what)
+		}
 	}
 }

@@ -42,6 +42,10 @@ func (c Config) checkOnPolicy(given Config) error {
 func (r *run) writtenAnswers(ctx context.Context, s data.Step) (data.Step, error) {
 	s.Micro, s.Supervised = slices.Clone(s.Micro), 0
 	stream := uint64(r.step) << 32
+	lo, hi := shareOf(len(s.Micro), r.Comm)
+	list := make([]*rewrite, len(s.Micro))
+	var own []int
+	var failed error
 	for k := range s.Micro {
 		b := &s.Micro[k]
 		var by *model.Model
@@ -51,29 +55,52 @@ func (r *run) writtenAnswers(ctx context.Context, s data.Step) (data.Step, error
 		if rand.New(rand.NewPCG(uint64(*r.Config.Seed), uint64(r.step)<<32|uint64(k))).Float64() < *r.Config.Lmbda {
 			by = r.Model
 		}
-		if by != nil {
-			again, err := r.rewritten(ctx, by, b, stream)
-			if err != nil {
-				return s, err
-			}
-			stream += uint64(len(b.Seq) - 1)
-			*b = again
+		if by == nil {
+			continue
+		}
+		list[k] = r.rewrite(b, stream)
+		stream += uint64(len(b.Seq) - 1)
+		if k >= lo && k < hi && failed == nil {
+			r.tell(Progress{Answering: true})
+			failed = r.fill(ctx, by, list[k].requests, list[k].answers)
+			own = append(own, k)
+		}
+	}
+	if err := agree(r.Comm, failed); err != nil {
+		return s, err
+	}
+	err := pool(r.Comm, own, func(k int, m *message) {
+		for i := range list[k].answers {
+			numbers(m, &list[k].answers[i].IDs)
+		}
+	})
+	if err != nil {
+		return s, err
+	}
+	for k := range s.Micro {
+		b := &s.Micro[k]
+		if list[k] != nil {
+			*b = list[k].batch(b)
 		}
 		s.Supervised += int64(b.Supervised)
 	}
 	return s, nil
 }
 
-// rewritten is b with the last answer of each sample written by m. A sample whose prompt
-// leaves no room stays as it is.
-func (r *run) rewritten(ctx context.Context, m *model.Model, b *data.Batch, stream uint64) (data.Batch, error) {
-	r.tell(Progress{Answering: true})
-	list := make([]data.Example, len(b.Seq)-1)
-	var requests []engine.Request
-	var of []int
-	for i := range list {
-		list[i] = sampleIn(b, i)
-		e := &list[i]
+// rewrite is a micro-batch whose samples' last answers are written anew.
+type rewrite struct {
+	samples  []data.Example
+	of       []int // the sample of each request
+	requests []engine.Request
+	answers  []written
+}
+
+// rewrite is what is asked for b. A sample whose prompt leaves no room stays as it is.
+func (r *run) rewrite(b *data.Batch, stream uint64) *rewrite {
+	w := &rewrite{samples: make([]data.Example, len(b.Seq)-1)}
+	for i := range w.samples {
+		w.samples[i] = sampleIn(b, i)
+		e := &w.samples[i]
 		if len(e.Loss) == 0 {
 			continue
 		}
@@ -82,24 +109,23 @@ func (r *run) rewritten(ctx context.Context, m *model.Model, b *data.Batch, stre
 		if room < 1 || len(prompt) == 0 {
 			continue
 		}
-		of = append(of, i)
-		requests = append(requests, engine.Request{Prompt: prompt, MaxNew: room, Stop: r.Answering.Stop,
+		w.of = append(w.of, i)
+		w.requests = append(w.requests, engine.Request{Prompt: prompt, MaxNew: room, Stop: r.Answering.Stop,
 			Sampling: kernels.SampleRow{Temperature: *r.Config.Temperature, TopP: 1, RepetitionPenalty: 1, Seed: uint64(*r.Config.Seed), Stream: stream + uint64(i)}})
 	}
-	answers, err := r.answers(ctx, m, requests)
-	if err != nil {
-		return *b, err
-	}
-	for k, a := range answers {
-		e := &list[of[k]]
-		prompt := requests[k].Prompt
+	w.answers = make([]written, len(w.requests))
+	return w
+}
+
+// batch is b with the answers.
+func (w *rewrite) batch(b *data.Batch) data.Batch {
+	for k, a := range w.answers {
+		e := &w.samples[w.of[k]]
+		prompt := w.requests[k].Prompt
 		e.IDs = slices.Concat(prompt, a.IDs)
-		if a.End >= 0 {
-			e.IDs = append(e.IDs, a.End)
-		}
 		e.Loss = [][2]int32{{int32(len(prompt)), int32(len(e.IDs))}}
 	}
-	return data.NewBatch(list, b.Sample), nil
+	return data.NewBatch(w.samples, b.Sample)
 }
 
 // sampleIn is sample i of b.

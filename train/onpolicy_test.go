@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -170,5 +171,30 @@ func TestOnPolicyLearns(t *testing.T) {
 	}
 	if first, last := whole[0], whole[len(whole)-1]; !(last < first/2) || math.IsNaN(first) {
 		t.Errorf("loss %v, at last %v", first, last)
+	}
+}
+
+// TestOnPolicyRanks: ranks have the answers of their own micro-batches written, with the
+// draws of one rank.
+func TestOnPolicyRanks(t *testing.T) {
+	for what, change := range map[string]func(*Config){
+		"half by the model": func(o *Config) { *o.Lmbda = 0.5 },
+		"all by either":     func(o *Config) { *o.Lmbda, o.SeqKD = 0.5, true },
+	} {
+		for _, ranks := range []int{2, 3} {
+			of := func(n int) Job {
+				j := studying(t, change)
+				j.Config.MicroBatchSize, j.Config.GradientAccumulationSteps, j.Config.Ranks = 1, ranks/n*2, n
+				return j
+			}
+			one := of(1)
+			one.Dir = t.TempDir()
+			var list []Job
+			for range ranks {
+				list = append(list, of(ranks))
+			}
+			list[0].Dir = t.TempDir()
+			nearRanks(t, fmt.Sprintf("%s, %d ranks", what, ranks), one, list)
+		}
 	}
 }

@@ -63,7 +63,8 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	step.Micro = step.Micro[micro : micro+1]
 	if j.Config.Writes() { // for what that takes: answers of full length are learned from
 		r.Answering.Stop = []int32{0}
-		if _, err := r.rewritten(ctx, r.Model, &step.Micro[0], 0); err != nil {
+		w := r.rewrite(&step.Micro[0], 0)
+		if err := r.fill(ctx, r.Model, w.requests, w.answers); err != nil {
 			return nil, memory(err)
 		}
 	}

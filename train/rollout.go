@@ -48,8 +48,10 @@ type written struct {
 // asks reports whether the model learns from its own answers.
 func (r *run) asks() bool { return r.Config.Asks() }
 
-// promptsAtOnce is the number of prompts that are answered at one time.
-func (g GRPO) promptsAtOnce(micro int) int { return micro * g.StepsPerGeneration / g.NumGenerations }
+// promptsAtOnce is the number of prompts that are answered at one time, by all ranks.
+func (c Config) promptsAtOnce() int {
+	return c.MicroBatchSize * max(1, c.Ranks) * c.StepsPerGeneration / c.NumGenerations
+}
 
 // partsAtOnce is the number of optimizer steps that learn from one time's answers,
 // each from others.
@@ -59,7 +61,7 @@ func (g GRPO) partsAtOnce(accumulation int) int { return g.StepsPerGeneration / 
 // it may be a fraction.
 func (c Config) promptSteps(prompts int) float64 {
 	steps := c.partsAtOnce(c.GradientAccumulationSteps) * c.NumIterations
-	return float64(prompts) * float64(steps) / float64(c.promptsAtOnce(c.MicroBatchSize))
+	return float64(prompts) * float64(steps) / float64(c.promptsAtOnce())
 }
 
 // Steps is the number of optimizer steps of a run over so many rows, samples or
@@ -84,7 +86,7 @@ func (r *run) answerStep(ctx context.Context) (data.Step, error) {
 	if r.rollout == nil || r.rollout.Index != index {
 		var err error
 		if within > 0 {
-			r.rollout, err = readRollout(r.Dir, index, r.identity)
+			r.rollout, err = r.kept(index)
 		} else {
 			r.rollout, err = r.answer(ctx, index)
 		}
@@ -107,7 +109,7 @@ func (r *run) learn(w *rollout, part int) (data.Step, error) {
 		}
 		examples[i] = answered(prompt, a, i, r.Config.MaskTruncatedCompletions)
 	}
-	l, err := data.NewLoader(data.InMemory(examples...), data.LoaderOptions{MicroBatch: r.Config.MicroBatchSize, Accum: r.Config.GradientAccumulationSteps, Packing: "none"})
+	l, err := data.NewLoader(data.InMemory(examples...), data.LoaderOptions{MicroBatch: r.Config.MicroBatchSize, Accum: r.Config.GradientAccumulationSteps * r.Comm.Size(), Packing: "none"})
 	if err != nil {
 		return data.Step{}, err
 	}
@@ -128,7 +130,7 @@ func answered(prompt data.Example, a written, i int, hide bool) data.Example {
 // more than one step will learn from.
 func (r *run) answer(ctx context.Context, index int) (*rollout, error) {
 	c := &r.Config
-	n := c.promptsAtOnce(c.MicroBatchSize)
+	n := c.promptsAtOnce()
 	prompts := make([]data.Example, n)
 	for i := range prompts {
 		var err error
@@ -159,16 +161,31 @@ func (r *run) answer(ctx context.Context, index int) (*rollout, error) {
 		answers[i].Advantage = advantages[i]
 	}
 	w.Values, w.Reward = append(values, lengthValues(answers)...), meanOf(weighted(rewards, weights))
+	if r.Comm.Rank() > 0 {
+		return w, agree(r.Comm, nil)
+	}
 	if c.partsAtOnce(c.GradientAccumulationSteps)*c.NumIterations > 1 {
-		if err := w.keep(r.Dir); err != nil {
-			return nil, err
-		}
+		err = w.keep(r.Dir)
+	}
+	if err = agree(r.Comm, err); err != nil {
+		return nil, err
 	}
 	return w, r.logAnswers(w, prompts, texts, weighted(rewards, weights))
 }
 
-// write has the model answer each prompt a number of times. The random numbers
-// of the answers are those of seed from stream on.
+// kept is the answers that a checkpoint goes on with, which rank 0 alone has.
+func (r *run) kept(index int) (w *rollout, err error) {
+	if r.Comm.Rank() == 0 {
+		w, err = readRollout(r.Dir, index, r.identity)
+	}
+	if err = agree(r.Comm, err); err != nil || r.Comm.Size() == 1 {
+		return w, err
+	}
+	return broadcast(r.Comm, w)
+}
+
+// write has the model answer each prompt a number of times, every rank its share. The random
+// numbers of the answers are those of seed from stream on, whoever writes them.
 func (r *run) write(ctx context.Context, prompts []data.Example, times int, seed, stream uint64) ([]written, error) {
 	c := &r.Config
 	requests := make([]engine.Request, 0, len(prompts)*times)
@@ -179,18 +196,102 @@ func (r *run) write(ctx context.Context, prompts []data.Example, times int, seed
 					Seed: seed, Stream: stream + uint64(len(requests))}})
 		}
 	}
-	got, err := r.answers(ctx, r.Model, requests)
-	if err != nil {
+	out := make([]written, len(requests))
+	lo, hi := shareOf(len(requests), r.Comm)
+	err := r.fill(ctx, r.Model, requests[lo:hi], out[lo:hi])
+	if err = agree(r.Comm, err); err != nil {
 		return nil, err
 	}
-	out := make([]written, len(got))
+	var own []int
+	for i := lo; i < hi; i++ {
+		own = append(own, i)
+	}
+	return out, pool(r.Comm, own, func(i int, m *message) {
+		a := &out[i]
+		numbers(m, &a.IDs)
+		m.flag(&a.Truncated)
+	})
+}
+
+// fill has m answer requests, and writes what it answers to out.
+func (r *run) fill(ctx context.Context, m *model.Model, requests []engine.Request, out []written) error {
+	if len(requests) == 0 {
+		return nil
+	}
+	got, err := r.answers(ctx, m, requests)
 	for i, a := range got {
 		out[i] = written{IDs: slices.Clone(a.IDs), Truncated: a.Stop != engine.StopEOS}
 		if a.End >= 0 {
 			out[i].IDs = append(out[i].IDs, a.End)
 		}
 	}
-	return out, nil
+	return err
+}
+
+// message is what one rank tells the others of one thing: it is written, or read.
+type message struct {
+	v     []float64
+	reads bool
+}
+
+func (m *message) number(x *float64) {
+	if m.reads {
+		*x, m.v = m.v[0], m.v[1:]
+	} else {
+		m.v = append(m.v, *x)
+	}
+}
+
+func (m *message) flag(b *bool) {
+	x := 0.0
+	if *b {
+		x = 1
+	}
+	m.number(&x)
+	*b = x != 0
+}
+
+// numbers are a list of what float64 holds.
+func numbers[T int32 | float32](m *message, s *[]T) {
+	n := float64(len(*s))
+	if *s == nil {
+		n = -1
+	}
+	m.number(&n)
+	if m.reads && n >= 0 {
+		*s = make([]T, int(n))
+	}
+	for i := range *s {
+		x := float64((*s)[i])
+		m.number(&x)
+		(*s)[i] = T(x)
+	}
+}
+
+// pool gives every rank what each has of its own things, by their numbers: tell writes one
+// to a message, or reads it.
+func pool(c Comm, own []int, tell func(i int, m *message)) error {
+	if c.Size() == 1 {
+		return nil
+	}
+	m := &message{}
+	for _, i := range own {
+		at := float64(i)
+		m.number(&at)
+		tell(i, m)
+	}
+	all, err := c.Gather(m.v)
+	for rank, v := range all {
+		if rank == c.Rank() {
+			continue
+		}
+		for m := (&message{v, true}); len(m.v) > 0; {
+			var at float64
+			m.number(&at)
+			tell(int(at), m)
+		}
+	}
+	return err
 }
 
 // answers has m answer requests, and counts the time. With dtype: bf16 operands may be
@@ -225,7 +326,13 @@ func (r *run) judged(ctx context.Context, prompts []data.Example, answers []writ
 		given[i] = judge.Answer{Text: texts[i], IDs: a.IDs, Row: row}
 	}
 	for _, f := range r.Answering.Rewards {
-		v, err := f.Score(ctx, given)
+		v := make([]float64, len(given))
+		if r.Comm.Rank() == 0 { // whoever gives it is asked once
+			v, err = f.Score(ctx, given)
+		}
+		if err = agree(r.Comm, err); err == nil {
+			err = r.Comm.Broadcast(kernels.Bytes(v))
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -262,32 +369,59 @@ func (r *run) remember(w *rollout) (kl []running, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for k := range s.Micro {
-			b := &s.Micro[k]
-			if later || penalty {
-				logp, err := logProbs(r.Model, b, false, true, r.bf16, r.temperature())
-				if err != nil {
-					return nil, err
-				}
-				if later {
-					w.spread(b, logp, func(a *written) *[]float32 { return &a.Old })
-				}
-				if penalty {
-					if err := r.drift(b, logp, kl); err != nil {
-						return nil, err
-					}
-				}
+		own := share(s.Micro, r.Comm)
+		err = r.rememberOwn(w, own, later, penalty, kl)
+		if err = agree(r.Comm, err); err != nil {
+			return nil, err
+		}
+		var of []int
+		for k := range own {
+			for s := range len(own[k].Seq) - 1 {
+				of = append(of, int(own[k].Key[own[k].Seq[s]]>>32))
 			}
-			if c.SamplingCorrection {
-				logp, err := logProbs(r.Model, b, false, false, r.bf16, r.temperature())
-				if err != nil {
-					return nil, err
-				}
-				w.spread(b, logp, func(a *written) *[]float32 { return &a.Sampler })
+		}
+		err = pool(r.Comm, of, func(i int, m *message) {
+			numbers(m, &w.Answers[i].Old)
+			numbers(m, &w.Answers[i].Sampler)
+			if penalty {
+				m.number(&kl[i].Sum)
+				m.number(&kl[i].N)
 			}
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return kl, nil
+}
+
+// rememberOwn does so of a rank's own micro-batches.
+func (r *run) rememberOwn(w *rollout, own []data.Batch, later, penalty bool, kl []running) error {
+	for k := range own {
+		b := &own[k]
+		if later || penalty {
+			logp, err := logProbs(r.Model, b, false, true, r.bf16, r.temperature())
+			if err != nil {
+				return err
+			}
+			if later {
+				w.spread(b, logp, func(a *written) *[]float32 { return &a.Old })
+			}
+			if penalty {
+				if err := r.drift(b, logp, kl); err != nil {
+					return err
+				}
+			}
+		}
+		if r.Config.SamplingCorrection {
+			logp, err := logProbs(r.Model, b, false, false, r.bf16, r.temperature())
+			if err != nil {
+				return err
+			}
+			w.spread(b, logp, func(a *written) *[]float32 { return &a.Sampler })
+		}
+	}
+	return nil
 }
 
 // drift sets of kl what belongs to the answers of b, whose log-probabilities are logp: the
@@ -410,7 +544,7 @@ func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens int64, w whol
 	sum.Of = make([]float64, len(sum.Values)) // each a mean over the answers that it rated
 	total := weighted(rewards, weights)
 	for i, v := range total {
-		if math.IsNaN(v) {
+		if math.IsNaN(v) || r.Comm.Rank() > 0 { // rank 0 counts them all
 			continue
 		}
 		w.units, tokens = w.units+1, tokens+int64(len(answers[i].IDs))
@@ -429,11 +563,8 @@ func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens int64, w whol
 
 // checkAnswering refuses a run that cannot ask.
 func (r *run) checkAnswering() error {
-	switch {
-	case !r.asks():
+	if !r.asks() {
 		return nil
-	case r.Comm.Size() > 1:
-		return fail.Usagef("train.objective", "one rank", "objective: %s writes its answers on one rank, and there are %d", r.Config.Objective, r.Comm.Size())
 	}
 	longest, limit := max(longestPrompt(r.Train), longestPrompt(r.Val)), r.Model.Spec.MaxPos
 	if need := longest + r.Config.MaxCompletionLength; limit > 0 && need > limit {
@@ -458,7 +589,7 @@ func longestPrompt(ex data.Examples) int {
 func (r *run) rehearsed(ctx context.Context) (data.Step, error) {
 	c := &r.Config
 	prompt := data.Example{IDs: make([]int32, longestPrompt(r.Train))}
-	requests := make([]engine.Request, min(16, c.promptsAtOnce(c.MicroBatchSize)*c.NumGenerations))
+	requests := make([]engine.Request, min(16, (c.promptsAtOnce()*c.NumGenerations+r.Comm.Size()-1)/r.Comm.Size()))
 	for i := range requests {
 		requests[i] = engine.Request{Prompt: prompt.IDs, MaxNew: c.MaxCompletionLength, Stop: []int32{0}}
 	}

@@ -39,7 +39,7 @@ func TestVariantsOfReference(t *testing.T) {
 			for i, want := range v.Logits {
 				got[i], largest = last[16*i], max(largest, want, -want)
 			}
-			near(t, "logits", got, v.Logits, 1e-5*float64(largest))
+			near(t, "logits", got, v.Logits, 2e-5*float64(largest)) // Transformers' own of qwen3-next are off by half of it from those in float64
 		})
 	}
 }

@@ -31,7 +31,8 @@ GPTQ, AWQ (ours alone, no other program's): the folder has less error than round
 an interrupted run makes the same files.
 
 Architectures without a case, and the halves of larger models that read text, are compared with what Transformers and PEFT compute of tiny models that are filled from the names of
-their tensors: logits, greedy text, gradients, a folder and a GGUF (TestClasses in autograd/model/arch, where there is a list of them, and in lora).
+their tensors: logits, greedy text, gradients, a folder and a GGUF (TestClasses in autograd/model/arch, where there is a list of them, and in lora);
+llama.cpp makes of that GGUF what we do, or export says what it makes otherwise (TestLlamaCppClasses in lora).
 
 %s
 ## Block types

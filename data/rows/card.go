@@ -15,10 +15,12 @@ import (
 )
 
 // cardConfig is one of the configurations that the card (README.md) of a dataset of
-// the hub lists: patterns of files below its folder, in one of several forms, by split.
+// the hub lists: patterns of files below its folder, or below one in it, in one of several
+// forms, by split. Without patterns all files there are meant.
 type cardConfig struct {
 	Name    string    `yaml:"config_name"`
 	Default bool      `yaml:"default"`
+	Dir     string    `yaml:"data_dir"`
 	Files   yaml.Node `yaml:"data_files"`
 }
 
@@ -51,12 +53,24 @@ func readCard(root string) []cardConfig {
 	if err := yaml.Unmarshal(head[:end+1], &card); err != nil {
 		return nil
 	}
-	return slices.DeleteFunc(card.Configs, func(c cardConfig) bool { return len(c.patterns()) == 0 })
+	return card.Configs
 }
 
-// patterns lists those of a configuration: "a.csv", [a.csv, b.csv],
-// [{split: train, path: a.csv}] or {train: a.csv}.
-func (c *cardConfig) patterns() (out []pattern) {
+// patterns lists those of a configuration, none where they have another form than "a.csv",
+// [a.csv, b.csv], [{split: train, path: a.csv}] or {train: a.csv}.
+func (c *cardConfig) patterns() []pattern {
+	list := []pattern{{"", "**"}}
+	if c.Files.Kind != 0 && c.Files.Tag != "!!null" {
+		list = c.listed()
+	}
+	for i := range list {
+		list[i].glob = path.Join(c.Dir, list[i].glob)
+	}
+	return list
+}
+
+// listed are the patterns of data_files.
+func (c *cardConfig) listed() (out []pattern) {
 	texts := func(n *yaml.Node) []string {
 		var one string
 		var list []string
@@ -113,12 +127,21 @@ func folderFiles(root string) (files []string, in func(file, split string) bool,
 	if at < 0 && len(configs) > 1 {
 		var names, globs []string
 		for _, c := range configs {
-			names, globs = append(names, c.Name), append(globs, filepath.Join(root, c.patterns()[0].glob))
+			for _, p := range c.patterns() {
+				globs = append(globs, filepath.Join(root, p.glob))
+			}
+			names = append(names, c.Name)
 		}
+		globs = append(globs, root)
 		return nil, nil, fail.Inputf(root, "name the files of one: "+globs[0], "README.md lists the configurations %s and no default: their rows do not belong together", strings.Join(names, ", "))
 	}
+	config := configs[max(at, 0)]
+	list := config.patterns()
+	if len(list) == 0 {
+		return nil, nil, fail.Inputf(root, "name its files: "+filepath.Join(root, "*.parquet"), "README.md: data_files of configuration %q is no pattern, list of patterns, or list of splits with their paths", config.Name)
+	}
 	splitOf := map[string]string{}
-	for _, p := range configs[max(at, 0)].patterns() {
+	for _, p := range list {
 		if len(words(p.split)) == 0 {
 			p.split = ""
 		}
@@ -133,7 +156,7 @@ func folderFiles(root string) (files []string, in func(file, split string) bool,
 		if s := splitOf[file]; s != "" {
 			return s == split || words(s)[0] == split // train_sft is of train
 		}
-		return inSplit(root, file, split)
+		return inSplit(filepath.Join(root, config.Dir), file, split)
 	}, nil
 }
 

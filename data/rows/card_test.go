@@ -29,6 +29,13 @@ func TestCard(t *testing.T) {
 		{card("- config_name: all\n  data_files: {train: data/extra.jsonl, test_more: [main/*]}\n"), "", "data/extra.jsonl", ""},
 		{card("- config_name: all\n  data_files: {train: data/extra.jsonl, test_more: [main/*]}\n"), "test", "main/test-0.parquet main/train-0.parquet", ""},
 		{card("- config_name: all\n  data_files: ../*.parquet\n"), "", "", "no data file matches"},
+		{card("- config_name: all\n  data_dir: socratic\n"), "", "socratic/train-0.parquet", ""},
+		{card("- config_name: all\n  data_dir: main\n"), "test", "main/test-0.parquet", ""},
+		{card("- config_name: all\n  data_dir: ./main\n  data_files: train-*\n"), "", "main/train-0.parquet", ""},
+		{card("- config_name: a\n  data_dir: main\n- config_name: b\n  data_dir: socratic\n  default: true\n"), "", "socratic/train-0.parquet", ""},
+		{card("- config_name: a\n  data_dir: main\n- config_name: b\n  data_dir: socratic\n"), "", "", "README.md lists the configurations a, b and no default"},
+		{card("- config_name: a\n  data_files: [{files: x}]\n"), "", "", "data_files of configuration"},
+		{card("- config_name: a\n  data_files:\n"), "", "data/extra.jsonl main/test-0.parquet main/train-0.parquet socratic/train-0.parquet", ""},
 		{"no card", "", "data/extra.jsonl main/test-0.parquet main/train-0.parquet socratic/train-0.parquet", ""},
 		{"---\nconfigs: [\n---\n", "", "data/extra.jsonl main/test-0.parquet main/train-0.parquet socratic/train-0.parquet", ""},
 	} {

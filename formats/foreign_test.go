@@ -148,6 +148,20 @@ func TestForeignRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %s", config, err, want)
 		}
 	}
+	const group = `{"quant_method":"compressed-tensors","config_groups":{"g":{"targets":["Linear"],"weights":{`
+	for config, want := range map[string]string{
+		group + `"num_bits":8,"type":"float"}}}}`:                   "have num_bits 8 and group_size <nil>, but tensor \"a.weight_packed\" holds 4 bits",
+		group + `"num_bits":4,"type":"float","group_size":16}}}}`:   "group_size 16, but",
+		group + `"num_bits":4,"type":"int","group_size":32}}}}`:     `have type "int"`,
+		group + `"num_bits":4,"type":"float","symmetric":false}}}}`: "has no weight_zero_point",
+		`{"quant_method":"gptq","bits":4}`:                          `quant_method is "gptq"`,
+		`{"quant_method":"fp8","weight_block_size":[128,128]}`:      `quant_method is "fp8"`,
+	} {
+		if _, err := Open(foreignFolder(t, config, mx, nil)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", config, err, want)
+		}
+	}
+	mustOpen(t, foreignFolder(t, group+`"num_bits":4,"type":"FLOAT","group_size":32,"strategy":"group"}}}}`, mx, nil))
 	fp8 := []NamedTensor{
 		{Name: "a.weight", DType: "F8_E4M3", Shape: []int64{4, 4}, Data: make([]byte, 16)},
 		{Name: "a.weight_scale", DType: "F32", Shape: []int64{4}, Data: make([]byte, 16)},

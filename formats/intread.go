@@ -246,6 +246,10 @@ func (g *grouper) ctPacked(prefix string, w *array) error {
 	if len(w.shape) != 2 {
 		return g.errShape(w)
 	}
+	if m, _ := g.config.get("quant_method").(string); m != "compressed-tensors" && m != "" && !g.autoRound() {
+		return unsupported(g.where, "tensors ….weight_packed are read from compressed-tensors and auto-round folders",
+			"tensor %s is packed as compressed-tensors has it, but quantization_config.quant_method is %s", quote(w.name), quote(m))
+	}
 	var err error
 	switch w.dtype {
 	case "I32":
@@ -277,6 +281,20 @@ func (g *grouper) ctFloat(prefix string, w *array) error {
 		return g.autoRoundFloat(prefix, w, scale)
 	case bits == 6:
 		return g.scaled(prefix, w, scale, scaled{6, 32, e2m3, e8m0})
+	}
+	size := int64(32)
+	if scale.dtype == "F8_E4M3" {
+		size = 16
+	}
+	if own, known := sizeOf(args.get("group_size")); args.get("num_bits") != nil && bits != 4 || known && own != size {
+		return corrupt(g.where, "quantization_config.config_groups: weights of %s have num_bits %v and group_size %v, but tensor %s holds 4 bits and tensor %s groups of %d",
+			quote(prefix), args.get("num_bits"), args.get("group_size"), quote(w.name), quote(scale.name), size)
+	}
+	if kind, _ := args.get("type").(string); kind != "" && !strings.EqualFold(kind, "float") {
+		return corrupt(g.where, "quantization_config.config_groups: weights of %s have type %s, but tensor %s holds floats of 4 bits", quote(prefix), quote(kind), quote(w.name))
+	}
+	if err := g.needZeros(prefix, w); err != nil {
+		return err
 	}
 	return g.fp4(prefix, w, scale)
 }

@@ -325,6 +325,12 @@ var (
 		o.Sinkhorn(o.out(n*s*s), a)
 		o.SinkhornBackward(o.out(n*s*s), o.some(n*s*s), a)
 	})
+	factored = beside(func(o *operands) {
+		const n = 250 // two blocks, the second with a tail
+		if err := o.Factor(o.out(n*n).Buffer, o.buffer(dtype.F32, kernels.Bytes(hessian(o.rng, n))), n, 0.01); err != nil {
+			panic(kernels.Failed{Err: err})
+		}
+	})
 	diverged = beside(func(o *operands) {
 		const n, v = 2, 300
 		a := &kernels.DivergenceArgs{N: n, V: v, Logits: o.some(n * v), Top: 2, TopIDs: o.ints(5, 299, 0, 31), TopLogP: o.buffer(dtype.F32, kernels.Bytes([]float32{-1, -2, -1, -3})), Coef: o.some(n), Beta: 0.5}
@@ -407,6 +413,21 @@ func TestMutations(t *testing.T) {
 		{"states of the tokens before", "ssm_back_rows", selective, instead(`st\.shared\.f32\s+\[(%rd\d+)\]`, "st.shared.f32 [$1+128]", 0)},
 		{"columns twice and rows never", "sinkhorn", balanced, instead(`and\.b32(\s+%r\d+, %r\d+), 1;`, "or.b32$1, 1;", 1)},
 		{"rows in the place of columns", "sinkhorn_grad", balanced, instead(`and\.b32(\s+%r\d+, %r\d+), 1;`, "and.b32$1, 2;", 1)},
+		{"factor: nothing behind the last column", "factor_copy", factored, instead(`0f3F800000`, "0f00000000", 0)},
+		{"factor: columns turned one too far", "factor_copy", factored, instead(`(add\.s32\s+%r\d+, %r\d+), -1;`, "$1, -2;", 0)},
+		{"factor: a column not awaited", "factor_diagonal", factored, without(`bar\.sync\s+0;`, 3)},
+		{"factor: a column in the room of the last", "factor_diagonal", factored, instead(`\+51[26]\]`, "]", -1)},
+		{"factor: a row that goes on as Cholesky's", "factor_diagonal", factored, instead(`selp\.f32\s+(%f\d+), (%f\d+), 0f00000000, %p7;`, "mov.f32 $1, $2;", 3)},
+		{"factor: columns that are done go on", "factor_diagonal", factored, instead(`setp\.lt\.u32\s+%p10, `, "setp.gt.u32 %p10, ", 0)},
+		{"factor: block on the diagonal multiplied", "factor_panel", factored, instead(`setp\.ge\.u32(\s+%p1,)`, "setp.gt.u32$1", 0)},
+		{"factor: rows not awaited", "factor_panel", factored, instead(`cp\.async\.wait_group 1;`, "cp.async.wait_group 2;", 0)},
+		{"factor: rows not shown to all", "factor_update", factored, without(`bar\.sync\s+0;`, 0)},
+		{"factor: rows overwritten while they are read", "factor_update", factored, without(`bar\.sync\s+0;`, 1)},
+		{"factor: a copy missing", "factor_update", factored, without(`cp\.async\.cg[^;]*;`, 6)},
+		{"factor: the column after the next", "factor_update", factored, instead(`(add\.s32\s+%r2, %r\d+), 1;`, "$1, 0;", 0)},
+		{"factor: an operand's pair swapped", "factor_update", factored, instead(`(ld\.shared\.v4\.f32\s+\{)(%f\d+), (%f\d+),`, "$1$3, $2,", 9)},
+		{"factor: tail of the result not masked", "factor_store", factored, instead(`setp\.ge\.s32\s+(%p7, %r\d+), %r\d+;`, "setp.eq.s32 $1, -1;", 0)},
+		{"factor: result not turned", "factor_store", factored, instead(`mul\.wide\.u32(\s+%rd36, %r\d+), 132;`, "mul.wide.u32$1, 128;", 0)},
 		{"marks not awaited", "divergence", diverged, without(`bar\.sync\s+0;`, 30)},
 		{"a mark of the wrong token", "divergence", diverged, instead(`st\.shared\.u32\s+\[(%rd\d+)\]`, "st.shared.u32 [$1+4]", -1)},
 	} {

@@ -90,7 +90,7 @@ func (c *CUDA) factorBySolver(u, h kernels.Buffer, n int, damp float32) (done bo
 	if !c.solver.on || n < leastSolver {
 		return false, nil
 	}
-	err = c.solve(u, h, n, damp, n*n+n+1)
+	err = c.solve(u, h, n, damp, int(working{}.Factor(n)/4))
 	if own := (solverError{}); errors.As(err, &own) {
 		c.failed(c.explain("a factor of "+c.solver.Version()+" ("+SolverVariable+"=0 computes without it)", own.error))
 		return true, c.lost()

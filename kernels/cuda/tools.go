@@ -75,45 +75,6 @@ func (c *CUDA) GPTQBlock(g *kernels.GPTQArgs) {
 		rows: int32(g.Rows), cols: int32(g.Cols), top: int32(g.MaxCode)})
 }
 
-type factorArgs struct {
-	h, a, diag, u, bad driver.Ptr
-	n, j               int32
-	damp               float32
-	_                  int32
-}
-
-// Factor makes U of H + damp·I = U·Uᵀ column by column, from the last, and then
-// the columns of its inverse, or has the library make both.
-func (c *CUDA) Factor(u, h kernels.Buffer, n int, damp float32) error {
-	if done, err := c.factorBySolver(u, h, n, damp); done {
-		return err
-	}
-	f := &factorArgs{h: f32("factor: h", h, n*n), u: f32("factor: u", u, n*n), n: int32(n), damp: damp}
-	bad := make([]byte, 4)
-	err := kernels.Step(func() error {
-		a, diag, flags := c.scratch(dtype.F32, n*n), c.scratch(dtype.F32, n), c.scratch(dtype.I32, 1)
-		defer c.Free(a)
-		defer c.Free(diag)
-		defer c.Free(flags)
-		f.a, f.diag, f.bad = ptr(a), ptr(diag), ptr(flags)
-		each(c, "factor_copy", n*n, f)
-		for j := n - 1; j >= 0; j-- {
-			f.j = int32(j)
-			each(c, "factor_scale", max(j, 1), f)
-			launch(c, "factor_update", driver.Dim{X: blocksOf(j, elementThreads), Y: uint32(j), Z: 1}, driver.Dim{X: elementThreads, Y: 1, Z: 1}, 0, f)
-		}
-		if err := c.Download(bad, flags); err != nil || bad[0] != 0 {
-			return err
-		}
-		launch(c, "factor_invert", driver.Dim{X: uint32(n), Y: 1, Z: 1}, driver.Dim{X: 32, Y: 1, Z: 1}, 0, f)
-		return nil
-	})
-	if err == nil && bad[0] != 0 {
-		err = kernels.ErrNotPositive
-	}
-	return err
-}
-
 type fakeArgs struct {
 	y                                                       dest
 	x                                                       elems

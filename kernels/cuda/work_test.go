@@ -284,7 +284,7 @@ var works = []work{
 		x, h := b.buffer(dtype.BF16, s[0]*s[1]), b.buffer(dtype.F32, s[1]*s[1])
 		return func() { b.c.Gram(kernels.Dst{Buffer: h, Add: true}, &kernels.GramArgs{Rows: s[0], Cols: s[1], X: x}) }
 	}},
-	{"its factor", []string{"factor_copy", "factor_scale", "factor_update", "factor_invert"}, []int{320}, []int{4096}, "%d columns", func(s []int) (moved, products float64) {
+	{"its factor", []string{"factor_copy", "factor_diagonal", "factor_panel", "factor_update", "factor_store"}, []int{768}, []int{4096}, "%d columns", func(s []int) (moved, products float64) {
 		n := float64(s[0])
 		return 8 * n * n, n * n * n / 3
 	}, func(b *bench, s []int) func() {

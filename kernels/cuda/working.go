@@ -141,8 +141,9 @@ func (w working) Gram(a *kernels.GramArgs) int64 {
 	return w.Product(kernels.ProductShape{M: a.Cols, N: a.Cols, K: a.Rows, TA: true, A: k, B: k})
 }
 
-// Factor holds the matrix, its diagonal and a flag.
-func (working) Factor(n int) int64 { return 4 * (int64(n)*int64(n) + int64(n) + 1) }
+func (working) Factor(n int) int64 {
+	return bytesOf(func(s *scratches) { new(factorArgs).work(s, n) })
+}
 
 // Quantize holds a number for each row that is looked at, or the scales of a code book.
 func (working) Quantize(dst kernels.Mat) (size int64) {

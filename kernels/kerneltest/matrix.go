@@ -85,7 +85,7 @@ func testGram(s *suite) {
 
 // testFactor checks what the result is for: uᵀ·u·(H + damp·I) = I, u upper.
 func testFactor(s *suite) {
-	for _, n := range []int{1, 3, 64, 150} {
+	for _, n := range []int{1, 3, 64, 150, 300} {
 		if s.large(n * n * n / 32) {
 			continue
 		}

@@ -3,6 +3,7 @@
 // their way to shared memory while one is multiplied.
 #include "mat.h"
 #include "drop.h"
+#include "async.h"
 
 // MmaArgs are GemmArgs (linear.cu) of operands in 16 bits, whose rows begin ld
 // elements apart, a multiple of 8; only the result is dropped.
@@ -19,12 +20,6 @@ struct MmaArgs {
 
 #define STEP 32   // along the sum
 #define STAGES 3
-
-__device__ inline void copy_async(u32 to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-__device__ inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int LEFT> __device__ inline void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 
 template <bool TRANS> __device__ inline void load_matrices(u32 (&r)[4], u32 at) {
   if (TRANS) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");

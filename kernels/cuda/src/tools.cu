@@ -1,4 +1,4 @@
-// What quantizers need: statistics, GPTQ's factor and its inner loop, rounding
+// What quantizers need: statistics, GPTQ's inner loop, rounding
 // to a type and back. Simple: a thread works through a column or a run by itself.
 
 enum { SUM_SQ, SUM_ABS, MAX_ABS, MAX, MIN, SUM_XY, SUM_DIFF };
@@ -79,44 +79,6 @@ KERNEL(gptq_block, GPTQArgs) {
     a.err[i] = e;
     a.w[i] = dq;
     for (int k = j + 1; k < a.cols; k++) a.w[(i64)k * a.rows + r] -= a.u[j * a.cols + k] * e;
-  }
-}
-
-// H + damp·I = U·Uᵀ, U upper, from the last column to the first, and its inverse.
-// a [n, n] holds H and becomes U above the diagonal, which is in diag.
-struct FactorArgs { const float* h; float *a, *diag, *u; int *bad, n, j; float damp; int pad; };
-KERNEL(factor_copy, FactorArgs) {
-  i64 i = thread();
-  if (i < (i64)a.n * a.n) a.a[i] = a.h[i] + (i / a.n == i % a.n ? a.damp : 0);
-  if (i == 0) *a.bad = 0;
-}
-
-KERNEL(factor_scale, FactorArgs) {
-  i64 i = thread();
-  float d = a.a[(i64)a.j * a.n + a.j];
-  if (i == 0) {
-    a.diag[a.j] = sqrtf(d);
-    if (!(d > 0 && d < INF)) *a.bad = 1;
-  }
-  if (i < a.j) a.a[i * a.n + a.j] /= sqrtf(d);
-}
-
-KERNEL(factor_update, FactorArgs) {
-  i64 k = thread(), i = blockIdx.y;
-  if (k < a.j && i <= k) a.a[i * a.n + k] -= a.a[i * a.n + a.j] * a.a[k * a.n + a.j];
-}
-
-// One warp a column of the inverse, from the diagonal up.
-KERNEL(factor_invert, FactorArgs) {
-  i64 c = blockIdx.x, n = a.n;
-  for (i64 i = c + 1 + threadIdx.x; i < n; i += 32) a.u[i * n + c] = 0;
-  if (threadIdx.x == 0) a.u[c * n + c] = 1 / a.diag[c];
-  for (i64 i = c - 1; i >= 0; i--) {
-    __syncwarp();
-    float s = 0;
-    for (i64 k = i + 1 + threadIdx.x; k <= c; k += 32) s = fmaf(a.a[i * n + k], a.u[k * n + c], s);
-    s = warp_sum(s);
-    if (threadIdx.x == 0) a.u[i * n + c] = -s / a.diag[i];
   }
 }
 

@@ -104,10 +104,14 @@ func (c *CPU) KVAttention(o, q kernels.Heads, kv *kernels.KV, args *kernels.KVAt
 	a.decode(single)
 }
 
-// decodeKeys are the keys of one task of decode.
-const decodeKeys = 512
+// decodeKeys are the keys of one task of decode. Where there are decodeTasks without it,
+// a task takes all key heads, which lie beside one another.
+const (
+	decodeKeys  = 512
+	decodeTasks = 8
+)
 
-// decode handles tokens that stand alone. A task takes one key head and
+// decode handles tokens that stand alone. A task takes one key head, or all, and
 // decodeKeys positions; the parts of a head are then combined in order.
 func (a *attn) decode(spans []span) {
 	if len(spans) == 0 {
@@ -120,11 +124,15 @@ func (a *attn) decode(spans []span) {
 	width := a.dv + 2 // sum of weighted values, largest score, sum of weights
 	mem := a.c.scratch.take(len(spans) * a.H * parts * width)
 	defer a.c.scratch.give(mem)
-	par.For(len(spans)*a.K*parts, 1, func(lo, hi int) {
+	each := 1
+	if len(spans)*parts >= decodeTasks {
+		each = a.K
+	}
+	par.For(len(spans)*parts*a.K/each, 1, func(lo, hi int) {
 		s := a.c.scratch.take((a.g+1)*decodeKeys + a.dk)
 		defer a.c.scratch.give(s)
-		for t := lo; t < hi; t++ {
-			i, k, p := t/(a.K*parts), t/parts%a.K, t%parts
+		for t := lo * each; t < hi*each; t++ {
+			i, p, k := t/(a.K*parts), t/a.K%parts, t%a.K
 			out := mem[((i*a.H+k*a.g)*parts+p)*width:]
 			a.decodePart(out, parts*width, spans[i], k, p*decodeKeys, s)
 		}

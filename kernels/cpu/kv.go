@@ -104,8 +104,8 @@ func (c *CPU) KVAttention(o, q kernels.Heads, kv *kernels.KV, args *kernels.KVAt
 	a.decode(single)
 }
 
-// decodeKeys are the keys of one task of decode. Where there are decodeTasks without it,
-// a task takes all key heads, which lie beside one another.
+// decodeKeys are the keys of one task of decode. Where conversations and their parts are
+// decodeTasks at least, a task takes all key heads, which lie beside one another in a row.
 const (
 	decodeKeys  = 512
 	decodeTasks = 8

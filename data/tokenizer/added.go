@@ -15,6 +15,7 @@ type addedToken struct {
 	RStrip     bool   `json:"rstrip"`
 	Normalized bool   `json:"normalized"`
 	Special    bool   `json:"special"`
+	own        bool   // a USER_DEFINED piece that no file beside the vocabulary names
 }
 
 // addedTrie finds the leftmost, longest added token.

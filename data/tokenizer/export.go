@@ -120,6 +120,17 @@ func (t *Tokenizer) GGUFNote() string {
 		if t.rewritten("x", true) == "▁x" && t.rewritten(" x", true) == "▁x" && t.rewritten("x ", true) == "▁x▁" {
 			notes = append(notes, "no space goes before a text that begins with one, and of a GGUF one does, too")
 		}
+		for _, a := range t.added {
+			if a.Normalized && t.rewritten("x", true) == "▁x" && t.rewritten(a.Content, true) == a.Content {
+				notes = append(notes, fmt.Sprintf("no space goes behind user-defined pieces (%q is one) and one before a text that begins with one, and of a GGUF the other way round", clip(a.Content)))
+				break
+			}
+		}
+	}
+	if isUnigram {
+		if rules, err := t.precompiled(); err == nil && rules != nil {
+			notes = append(notes, "compiled rules (precompiled_charsmap) drop combining marks behind a character that they replace where both are short (under 6 bytes), as Hugging Face's library does, and of a GGUF llama.cpp keeps them")
+		}
 	}
 	if i := slices.IndexFunc(t.added, func(a addedToken) bool { return a.LStrip || a.RStrip }); i >= 0 {
 		notes = append(notes, fmt.Sprintf("the spaces beside added tokens that take them in (lstrip, rstrip; %q is one) stay tokens of their own in a GGUF, which has no key for it; llama.cpp does as here for models that are called phi-3", clip(t.added[i].Content)))

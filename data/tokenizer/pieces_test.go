@@ -302,9 +302,26 @@ func FuzzPieceKeys(f *testing.F) {
 	})
 }
 
-// A space before the beginning of a text only becomes the one that GGUF has, with a note.
+// Rules that are compiled drop a mark here, as T5Tokenizer does, which llama.cpp keeps: a note says so.
+func TestCompiledNote(t *testing.T) {
+	for name, note := range map[string]bool{"t5-nfkc": true, "t5": false} {
+		tok, err := Open(folder{files: map[string]string{"spiece.model": string(testdir.ReadFile(t, "testdata/spm/"+name+".model")), "config.json": `{"model_type":"t5"}`}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dropped := slices.Equal(tok.Encode("the \uff41\u0301", false), tok.Encode("the a", false)); dropped != note {
+			t.Errorf("%s drops the mark: %t", name, dropped)
+		}
+		if got := tok.GGUFNote(); strings.Contains(got, "precompiled_charsmap") != note {
+			t.Errorf("%s: note %q", name, got)
+		}
+	}
+}
+
+// A space before the beginning of a text only becomes the one that GGUF has, with a note, and so
+// do those beside user-defined pieces.
 func TestFirstSpace(t *testing.T) {
-	for legacy, note := range map[string]bool{"true": false, "false": true} {
+	for legacy, note := range map[string]string{"true": `no space goes behind user-defined pieces ("<user>" is one)`, "false": "the beginning of a text only (legacy: false)"} {
 		tok, err := Open(folder{files: map[string]string{"tokenizer.model": string(testdir.ReadFile(t, "testdata/spm/bpe.model")), "tokenizer_config.json": `{"tokenizer_class":"LlamaTokenizer","legacy":` + legacy + `}`}})
 		if err != nil {
 			t.Fatal(err)
@@ -313,7 +330,7 @@ func TestFirstSpace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := tok.GGUFNote(); (got != "") != note {
+		if got := tok.GGUFNote(); !strings.HasPrefix(strings.TrimPrefix(got, "a space goes before "), note) {
 			t.Errorf("legacy %s: %q", legacy, got)
 		}
 		back, err := FromGGUF(kv)

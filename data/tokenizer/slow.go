@@ -94,6 +94,7 @@ type slow struct {
 	config   *jinja.Dict // tokenizer_config.json with what special_tokens_map.json and its class add; empty without the files
 	t        *Tokenizer
 	spm      bool      // the vocabulary is a model of SentencePiece
+	spaced   bool      // its class puts a space before each text between two added tokens (legacy)
 	pipeline [4]string // in the order of pipelineKeys
 }
 
@@ -148,6 +149,9 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 	changed := s.fillConfig()
 	if err := s.addAll(); err != nil {
 		return nil, nil, err
+	}
+	if s.spaced {
+		s.keepWithin()
 	}
 	if s.pipeline[2] == "" {
 		if s.pipeline[2], err = s.post(); err != nil {
@@ -303,7 +307,7 @@ func (s *slow) addSpecial(a addedToken) {
 	}
 	for i := range t.added {
 		if t.added[i].ID == id {
-			t.added[i].Special = t.added[i].Special || a.Special
+			t.added[i].Special, t.added[i].own = t.added[i].Special || a.Special, false
 			return
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -37,7 +38,7 @@ func (s *slow) readPieces(raw []byte) (*spmFile, error) {
 		case p.kind == kindUnknown:
 			t.unk = id
 		case p.kind == kindControl || p.kind == kindUser:
-			t.added = append(t.added, addedToken{ID: id, Content: p.text, Special: p.kind == kindControl})
+			t.added = append(t.added, addedToken{ID: id, Content: p.text, Special: p.kind == kindControl, own: p.kind == kindUser})
 		}
 	}
 	if t.unk < 0 {
@@ -168,6 +169,9 @@ func (s *slow) llama(raw []byte) error {
 	if err != nil {
 		return err
 	}
+	s.t.added = slices.DeleteFunc(s.t.added, func(a addedToken) bool {
+		return a.own && strings.Contains(a.Content, " ") // found in no text, where spaces are ▁ by then
+	})
 	switch {
 	case !legacy:
 		scheme := "never"
@@ -177,12 +181,57 @@ func (s *slow) llama(raw []byte) error {
 		s.pipeline[1] = fmt.Sprintf(`{"type":"Metaspace","replacement":"▁","prepend_scheme":"%s","split":false}`, scheme)
 	case prefix:
 		rules = append(rules, `{"type":"Prepend","prepend":"▁"}`, spmReplace)
+		s.spaced = true
 	default:
 		rules = append(rules, spmReplace)
 	}
 	s.pipeline[0], s.pipeline[3] = normalizers(rules...), pieceDecoder(prefix)
+	if f.model == spmUnigram && f.byteFallback {
+		cut, err := f.cutBytes()
+		if err != nil {
+			return err
+		}
+		if s.pipeline[1] == "" {
+			s.pipeline[1] = cut
+		} else {
+			s.pipeline[1] = `{"type":"Sequence","pretokenizers":[` + s.pipeline[1] + "," + cut + `]}`
+		}
+	}
 	s.pieceModel(f)
 	return nil
+}
+
+// cutBytes is the pre-tokenizer that keeps a text like <0x41> from becoming the piece of a byte,
+// which for SentencePiece no text is: it cuts such a text where no other piece reaches across, so
+// that the best pieces stay the best.
+func (f *spmFile) cutBytes() (string, error) {
+	const mark = "<0x"
+	for at := 1; at < len(mark); at++ {
+		around := mark[at-1 : at+1]
+		if !slices.ContainsFunc(f.pieces, func(p spmPiece) bool { return p.kind != kindByte && strings.Contains(p.text, around) }) {
+			pattern := mark[:at] + "(?=" + mark[at:] + "[0-9A-F]{2}>)"
+			return `{"type":"Split","pattern":{"Regex":` + quoteJSON(pattern) + `},"behavior":"MergedWithPrevious","invert":false}`, nil
+		}
+	}
+	return "", fmt.Errorf("a Unigram model with byte_fallback that has pieces with <0 and with 0x is not supported: its tokenizer.json would make bytes of a text that spells them, like <0x41>")
+}
+
+// keepWithin has the pieces that only the model calls USER_DEFINED found behind the rule that
+// puts a space before texts, so that they end none, as in SentencePiece. A token is found there
+// as the rules rewrite it alone, hence the last rule, which takes the space from before it.
+func (s *slow) keepWithin() {
+	var own []string
+	for i, a := range s.t.added {
+		if a.own && strings.Trim(a.Content, "▁") != "" { // runs of ▁ come of merges
+			s.t.added[i].Normalized = true
+			own = append(own, regexp.QuoteMeta(a.Content))
+		}
+	}
+	if own != nil {
+		pattern := `\A▁(?=(?:` + strings.Join(own, "|") + `)\z)`
+		s.pipeline[0] = normalizers(`{"type":"Prepend","prepend":"▁"}`, spmReplace,
+			fmt.Sprintf(`{"type":"Replace","pattern":{"Regex":%s},"content":""}`, quoteJSON(pattern)))
+	}
 }
 
 // gemma puts nothing before texts. Its first vocabularies lack the tab, which takes the

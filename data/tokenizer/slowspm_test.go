@@ -132,6 +132,7 @@ func TestSentencePieceModels(t *testing.T) {
 		{"bpe-spaces", `{"tokenizer_class":"LlamaTokenizer","add_bos_token":false}`},
 		{"bpe-noprefix", `{"tokenizer_class":"LlamaTokenizer","add_bos_token":false}`},
 		{"unigram", `{"tokenizer_class":"LlamaTokenizer","add_bos_token":false}`},
+		{"unigram-user", `{"tokenizer_class":"LlamaTokenizer","add_bos_token":false}`},
 		{"t5", `{"tokenizer_class":"T5Tokenizer","extra_ids":2}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -171,6 +172,63 @@ func TestSentencePieceModels(t *testing.T) {
 				t.Fatalf("%d cases", n)
 			}
 		})
+	}
+}
+
+// A user-defined piece that a file beside the model names, too, is an added token of Transformers,
+// behind which its legacy class puts a space. One of the model alone ends no text, and one with a
+// space is found in none.
+func TestUserDefinedPieces(t *testing.T) {
+	var pieces []byte
+	for i, p := range []string{"<unk>", "<s>", "</s>", "▁", "a", "▁a", "b", "[X]", "b a", "\n"} {
+		kind := kindNormal
+		switch {
+		case i == 0:
+			kind = kindUnknown
+		case i < 3:
+			kind = kindControl
+		case i > 6:
+			kind = kindUser
+		}
+		pieces = append(pieces, protoPiece(p, -float32(i), kind)...)
+	}
+	for config, want := range map[string]string{
+		``: "[3 7 4 5 6 5 9 4 2 5]",
+		`,"added_tokens_decoder":{"7":{"content":"[X]","special":true}}`: "[7 5 5 6 5 9 4 2 5]",
+		`,"additional_special_tokens":["[X]","\n"]`:                      "[7 5 5 6 5 9 5 2 5]",
+		`,"legacy":false`: "[7 4 5 6 5 9 4 2 4]",
+	} {
+		tok, err := Open(folder{files: map[string]string{"tokenizer.model": bpeModel(pieces, 1), "tokenizer_config.json": `{"tokenizer_class":"LlamaTokenizer"` + config + `}`}})
+		if err != nil {
+			t.Errorf("%s: %v", config, err)
+			continue
+		}
+		if got := fmt.Sprint(tok.Encode("[X]a ab a\na</s>a", false)); got != want {
+			t.Errorf("%s: %s, want %s", config, got, want)
+		}
+	}
+}
+
+// A text that spells a byte becomes no piece of a byte; where pieces reach across each place
+// where it could be cut, no tokenizer.json says so.
+func TestSpelledByteAcross(t *testing.T) {
+	trainer := protoBytes(2, append(protoNumber(3, spmUnigram), protoNumber(35, 1)...))
+	norm := protoBytes(3, protoNumber(4, 0))
+	for across, want := range map[string]string{"0x": "[2 3 4 0]", "<0": "[2 4 0]", "<0x": ""} {
+		pieces := slices.Concat(protoPiece("<unk>", 0, kindUnknown), protoPiece("<0x41>", 0, kindByte), protoPiece("▁", -1, kindNormal), protoPiece("<", -1, kindNormal), protoPiece(across, -1, kindNormal))
+		tok, err := Open(folder{files: map[string]string{"tokenizer.model": string(slices.Concat(pieces, trainer, norm)), "config.json": `{"model_type":"llama"}`}})
+		if want == "" {
+			if err == nil || !strings.Contains(err.Error(), "pieces with <0 and with 0x") {
+				t.Errorf("%s: %v", across, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(tok.Encode("<0x41>", false)); got != want {
+			t.Errorf("%s: %s, want %s", across, got, want)
+		}
 	}
 }
 

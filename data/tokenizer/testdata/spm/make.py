@@ -10,6 +10,7 @@ open("/tmp/spm-input.txt", "w").write(text)
 lines = text.split("\n")
 texts = [l for l in lines[:400:9] if l] + [
     "", " ", "  two  spaces ", "a\tb\nc", "Größe ☃ 漢字 🙂", "mark▁", "x" * 40, "the <user><user>", " lead", "\n\n\n", "  ",
+    "<user>the", "one <user>the king<user> <user>  of", "a<user", "<0x41>", "king<0x41><0x0A>the <0x4g> <0x", "<user><0xC3>",
 ]
 common = dict(input="/tmp/spm-input.txt", vocab_size=600, character_coverage=0.999, normalization_rule_name="identity", minloglevel=2, num_threads=1)
 for name, args in {
@@ -17,6 +18,7 @@ for name, args in {
     "bpe-spaces": dict(model_type="bpe", byte_fallback=True, remove_extra_whitespaces=True),
     "bpe-noprefix": dict(model_type="bpe", byte_fallback=True, remove_extra_whitespaces=False, add_dummy_prefix=False),
     "unigram": dict(model_type="unigram", byte_fallback=True, remove_extra_whitespaces=False),
+    "unigram-user": dict(model_type="unigram", byte_fallback=True, remove_extra_whitespaces=False, vocab_size=400, user_defined_symbols=["<user>"]),
     "t5": dict(model_type="unigram", remove_extra_whitespaces=True, pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
 }.items():
     spm.SentencePieceTrainer.train(model_prefix="/tmp/spm-" + name, **{**common, **args})

@@ -108,7 +108,7 @@ func sameFolder(t *testing.T, s *arch.Source, f *archtest.Class) {
 		if t.Name() == "TestClasses/qwen3_vl_moe" && strings.Contains(x.Name, ".experts.") {
 			continue // is written as it was published, which Transformers saves otherwise
 		}
-		if err != nil || !slices.Equal(x.Shape, f.Tensors[x.Name]) || !bytes.Equal(data, kernels.Bytes(archtest.FromName(x.Name, n))) {
+		if err != nil || !slices.Equal(x.Shape, f.Tensors[x.Name]) || !bytes.Equal(data, kernels.Bytes(f.Value(x.Name, n))) {
 			t.Errorf("%s %v is not %v of the folder it was written of (%v)", x.Name, x.Shape, f.Tensors[x.Name], err)
 		}
 	}

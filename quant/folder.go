@@ -50,7 +50,7 @@ type FolderPlan struct {
 	Acts     map[string]dtype.Type // of the inputs of those whose inputs are rounded, too
 	Scheme   string
 	Format   string
-	Group    int      // resolved: 0 only for NF4
+	Group    int      // resolved: 0 only for NF4 and FP4
 	Layers   []string // modules to be quantized, in the order they run
 	Kept     []string // matrices that stay as they are
 	Experts  int      // those of them that are experts, for which the format has no form

@@ -54,6 +54,7 @@ func TestConsumers(t *testing.T) {
 		{FolderJob{Method: "rtn", Scheme: "FP8_DYNAMIC"}, []string{"tgi", "exllama"}, "scheme"},
 		{FolderJob{Method: "rtn", Format: "awq", Scheme: "W4A16_ASYM"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "nf4"}, []string{"vllm", "tgi", "exllama"}, "method"},
+		{FolderJob{Method: "nf4", Scheme: "FP4"}, []string{"vllm", "tgi", "exllama"}, "method"},
 		{FolderJob{Method: "exl2"}, []string{"transformers", "vllm", "tgi"}, "method"},
 		{FolderJob{Method: "exl2", Scheme: "W8A16"}, []string{"transformers", "vllm", "tgi"}, "method"},
 	} {
@@ -171,6 +172,7 @@ func TestPlanErrors(t *testing.T) {
 		{"ignore", orig, FolderJob{Method: "gptq", Ignore: []string{"model.layers.7.mlp.up_proj"}}, "ignore", "matches no module"},
 		{"ignore's pattern", orig, FolderJob{Method: "gptq", Ignore: []string{"re:("}}, "ignore", "regular expression"},
 		{"override without a match", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 0}, {"re:.*up_proj", "W8A16", 0}}}, "overrides", "matches no module"},
+		{"NF4 and FP4 in one folder", orig, FolderJob{Method: "nf4", Overrides: []Override{{"up_proj", "FP4", 0}}}, "overrides", "room for one type"},
 		{"override of another method", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "NF4", 0}}}, "scheme", "gptq cannot make NF4"},
 		{"override's group", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 48}}}, "group_size", "48"},
 		{"override for a program", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 0}}}, "scheme", "vllm"},

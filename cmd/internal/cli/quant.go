@@ -27,7 +27,7 @@ func folderQuant(m *quant.Method) *ucli.Command {
 	flags := modelFlags(append(slices.Concat(optionFlags(&stages.Quantize{}, quantKeys...), sourceFlags(), bits),
 		append(batchFlags(", {method} and {group_size}"),
 			&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
-			&ucli.BoolFlag{Name: "single-quant", Usage: "NF4: leave the scales in f32"})...)...)
+			&ucli.BoolFlag{Name: "single-quant", Usage: "NF4 and FP4: leave the scales in f32"})...)...)
 	return &ucli.Command{
 		Name: m.Name, Usage: m.Title, Flags: flags,
 		Description: examples(fmt.Sprintf("quant %s --model models/M --output M-%s%s", m.Name, m.Name, calExample(m)),

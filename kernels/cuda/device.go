@@ -43,6 +43,7 @@ type CUDA struct {
 	tables             map[any]driver.Ptr     // see table
 	lib                library                // see there
 	groups             groupProducts          // see there
+	tf32               bool                   // see TF32Variable
 	solver             solver                 // see there
 	workspace          driver.Ptr             // of lib
 	stuck              chan struct{}          // closed: the thread may not come back (leaveThread)
@@ -76,6 +77,10 @@ func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, err
 			return nil, fail.Limitf(name, "see what nvidia-smi lists, or use device: cpu", "its free memory cannot be asked for: %w", err)
 		}
 		c.limit = free / 100 * 95
+	}
+	if err := c.chooseTF32(); err != nil {
+		c.Close()
+		return nil, err
 	}
 	if err := c.chooseGroups(o.Level); err != nil {
 		c.Close()
@@ -184,20 +189,20 @@ func (c *CUDA) wait(f func(driver.Driver) error) error {
 }
 
 // Info describes the device. Level is the GPU's architecture, which the kernels
-// were translated for, with an a where products are those of warpgroups, and the
-// libraries of products and of factors, if they are used: sm_90, sm_90a or
-// sm_90a+cublasLt-13.1.0+cusolver-12.0.4.
+// were translated for, with an a where products are those of warpgroups, tf32
+// where products of f32 are rounded so, and the libraries of products and of factors, if they are used: sm_90, sm_90a,
+// sm_90+tf32 or sm_90a+cublasLt-13.1.0+cusolver-12.0.4.
 func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	level := c.level()
-	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{}}
+	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{tf32: c.tf32}}
 }
 
 // Describe says what GPU it is.
 func (c *CUDA) Describe() string {
 	s := fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
-	s += ", " + c.describeLibrary() + c.describeGroups() + ", " + c.describeSolver() + ", " + c.describeRanks()
+	s += ", " + c.describeLibrary() + c.describeGroups() + c.describeTF32() + ", " + c.describeSolver() + ", " + c.describeRanks()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.graphs.reason; err != nil {

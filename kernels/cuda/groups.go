@@ -43,7 +43,7 @@ func (c *CUDA) chooseGroups(earlier string) error {
 		}
 		return nil
 	}
-	own := c.level()
+	own := c.architecture()
 	before, _, _ := strings.Cut(earlier, "+")
 	begun := before == own+"a" && asked != "1" // with them
 	switch {

@@ -62,6 +62,9 @@ func (c *CUDA) architecture() string {
 // level is that, with the libraries that compute beside them.
 func (c *CUDA) level() string {
 	level := c.architecture()
+	if c.tf32 {
+		level += "+tf32"
+	}
 	if c.lib.on {
 		level += "+" + c.lib.Version()
 	}
@@ -215,7 +218,7 @@ func (c *CUDA) describeLibrary() string {
 // forLibrary says whether a product of parts is one for the library. It depends on
 // shapes alone, as addresses in a buffer do.
 func (c *CUDA) forLibrary(g *gemmArgs, parts int, kind dtype.Kind) bool {
-	return c.lib.on && (g.c.typ == elementTypes[dtype.F32] || g.c.typ == elementTypes[kind]) && parts == 1 && g.group == 0 && g.bias.p == 0 && g.n%8 == 0 && g.c.p%16 == 0 &&
+	return c.lib.on && kind != dtype.F32 && (g.c.typ == elementTypes[dtype.F32] || g.c.typ == elementTypes[kind]) && parts == 1 && g.group == 0 && g.bias.p == 0 && g.n%8 == 0 && g.c.p%16 == 0 &&
 		(g.drop.key == 0 || g.drop.where != dropOut) &&
 		(g.k2 == 0 || g.c.typ == elementTypes[dtype.F32]) && // or the first sum would be rounded before the second is added
 		int(g.m)*int(g.n)*int(g.k) >= leastLibrary

@@ -71,7 +71,7 @@ func (c *CUDA) gemm(g *gemmArgs, parts int) {
 		launch(c, name, blocks, driver.Dim{X: 256, Y: 1, Z: 1}, 0, a)
 		return
 	}
-	if kind := g.halfKind(); kind != dtype.F32 {
+	if kind := g.halfKind(); kind != dtype.F32 || c.tf32 && (g.ta != 0 || g.m > thin) {
 		c.mma(g, parts, kind)
 		return
 	}

@@ -2,13 +2,38 @@ package cuda
 
 import (
 	"fmt"
+	"os"
+	"slices"
 
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // thin is the most rows of a product that is no work for tensor cores.
 const thin = 16
+
+// TF32Variable is the environment variable that lets products of f32 on tensor cores, operands rounded to tf32 (10 bits
+// behind the point), where it is 1: never else.
+const TF32Variable = "TUNE_TF32"
+
+// chooseTF32 reads it.
+func (c *CUDA) chooseTF32() error {
+	asked := os.Getenv(TF32Variable)
+	if !slices.Contains([]string{"", "0", "1"}, asked) {
+		return fail.Usagef("device", "unset it: products of f32 are then those of f32", "%s=%s: known are 0 and 1", TF32Variable, asked)
+	}
+	c.tf32 = asked == "1"
+	return nil
+}
+
+// describeTF32 says that products of f32 are not exact; "" where they are.
+func (c *CUDA) describeTF32() string {
+	if c.tf32 {
+		return ", products of f32 rounded to tf32 (" + TF32Variable + "=1)"
+	}
+	return ""
+}
 
 // halfKind is the type of 16 bits in which a product's operands are multiplied on
 // tensor cores, F32 for none: the one that they are to be rounded to (or may be: bf16),
@@ -59,7 +84,7 @@ type mmaArgs struct {
 }
 
 // mma queues a product of parts on tensor cores, by our own kernel or by the library. Operands that are not stored as
-// kind, rows of whole 16 bytes, are made so in scratch memory first.
+// kind, rows of whole 16 bytes, are made so in scratch memory first. Of kind F32 they are rounded to tf32 as they are multiplied.
 func (c *CUDA) mma(g *gemmArgs, parts int, kind dtype.Kind) {
 	p := &mmaArgs{c: g.c, bias: g.bias, group: g.group, bStep: g.bStep, b2Step: g.b2Step, cStep: g.cStep, biasStep: g.biasStep,
 		m: g.m, n: g.n, k: g.k, k2: g.k2, split: g.split, alpha: g.alpha}
@@ -97,7 +122,7 @@ func (c *CUDA) mma(g *gemmArgs, parts int, kind dtype.Kind) {
 		p.b2, p.ldb2, bufs[3] = operand(g.b2, rows*shared, cols, false)
 	}
 	var own task
-	if c.forGroups(int(g.m), int(g.n), parts) {
+	if kind != dtype.F32 && c.forGroups(int(g.m), int(g.n), parts) {
 		own = c.groupTask(p, g.ta, g.tb, kind, parts)
 	} else {
 		tile := mmaTile(int(g.m), int(g.n), parts)
@@ -118,7 +143,7 @@ func (c *CUDA) mma(g *gemmArgs, parts int, kind dtype.Kind) {
 
 // orientation is the part of a kernel's name that says how operands lie: t for a transposed one.
 func orientation(ta, tb int32, kind dtype.Kind) string {
-	return fmt.Sprintf("%c%c_%s", "nt"[ta], "nt"[tb], map[dtype.Kind]string{dtype.BF16: "bf16", dtype.F16: "f16"}[kind])
+	return fmt.Sprintf("%c%c_%s", "nt"[ta], "nt"[tb], map[dtype.Kind]string{dtype.BF16: "bf16", dtype.F16: "f16", dtype.F32: "tf32"}[kind])
 }
 
 // busy is the number of blocks that leave no part of a large GPU idle.
@@ -133,15 +158,20 @@ func mmaTile(m, n, parts int) int {
 	return 128
 }
 
-// halves is where rows of m lie in 16 bits, and how many elements apart; the
+// halves is where rows of m lie as kind, 16 bits or F32, and how many elements apart; the
 // buffer is to be freed.
 func (c *CUDA) halves(m mat, rows, cols int, kind dtype.Kind, drop dropArgs) (driver.Ptr, int32, *Buf) {
-	if m.kind == storage[kind] && drop.key == 0 && int(m.cols) == cols && cols%8 == 0 && m.codes%16 == 0 {
-		return m.codes + driver.Ptr(2*m.row0*int64(cols)), int32(cols), nil
+	size := kind.Info().Bytes
+	if m.kind == storage[kind] && drop.key == 0 && int(m.cols) == cols && cols*size%16 == 0 && m.codes%16 == 0 {
+		return m.codes + driver.Ptr(int64(size)*m.row0*int64(cols)), int32(cols), nil
 	}
-	ld := roundUp(cols, 8)
+	ld := roundUp(cols, 16/size)
 	b := c.scratch(kind, rows*ld)
-	threads := min(roundUp(ld/8, 32), 128)
-	launch(c, "to_half", driver.Dim{X: uint32(rows), Y: blocksOf(ld/8, threads), Z: 1}, driver.Dim{X: uint32(threads), Y: 1, Z: 1}, 0, &halfArgs{m: m, y: ptr(b), drop: drop, rows: int64(rows), cols: int32(cols), ld: int32(ld), f16: flag(kind == dtype.F16)})
+	name, each := "to_half", 8 // elements a thread
+	if kind == dtype.F32 {
+		name, each = "to_f32", 1
+	}
+	threads := min(roundUp(ld/each, 32), 128)
+	launch(c, name, driver.Dim{X: uint32(rows), Y: blocksOf(ld/each, threads), Z: 1}, driver.Dim{X: uint32(threads), Y: 1, Z: 1}, 0, &halfArgs{m: m, y: ptr(b), drop: drop, rows: int64(rows), cols: int32(cols), ld: int32(ld), f16: flag(kind == dtype.F16)})
 	return ptr(b), int32(ld), b
 }

@@ -63,6 +63,12 @@ func groupProduct(c *CUDA) error {
 	return productOf(c, 70, 140, 408, 24)
 }
 
+// tf32Product is product of f32 in tf32.
+func tf32Product(c *CUDA) error {
+	c.tf32 = true
+	return product(c)
+}
+
 func productOf(c *CUDA, m, n, k, k2 int) error {
 	rng := rand.New(rand.NewPCG(7, 8))
 	some := func(n int) []float32 {
@@ -95,7 +101,7 @@ func productOf(c *CUDA, m, n, k, k2 int) error {
 		c.Upload(b[0], raw)
 		c.Upload(b[1], kernels.Bytes(u))
 		yb := b[2]
-		c.Linear(kernels.To(yb), &kernels.LinearArgs{N: m, X: b[0], W: w[0], U: b[1], B: w[1], BF16: true})
+		c.Linear(kernels.To(yb), &kernels.LinearArgs{N: m, X: b[0], W: w[0], U: b[1], B: w[1], BF16: !c.tf32})
 		return c.Download(kernels.Bytes(got), yb)
 	})
 	if err != nil {
@@ -379,6 +385,11 @@ func TestMutations(t *testing.T) {
 		{"matrices transposed", "mma_nt_bf16_64", product, instead(`x4\.shared`, "x4.trans.shared", 2)},
 		{"wrong stride of the result", "mma_nt_bf16_64", product, instead(`st\.global\.f32\s+\[(%rd\d+)\]`, "st.global.f32 [$1+4]", 0)},
 		{"rows of the warp's tile not awaited", "mma_nt_bf16_64", product, without(`bar\.warp\.sync\s+\S+;`, -1)},
+		{"tf32: fragments of A swapped", "mma_nt_tf32_64", tf32Product, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{)(%r\d+),(%r\d+),`, "$1$3,$2,", 0)},
+		{"tf32: fragments of B swapped", "mma_nt_tf32_64", tf32Product, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{[^}]*\}, \{)(%r\d+),(%r\d+)`, "$1$3,$2", 3)},
+		{"tf32: tail of the sum not masked", "mma_nt_tf32_64", tf32Product, instead(`(cp\.async\.cg[^;]*, 16,) %r\d+;`, "$1 16;", -1)},
+		{"tf32: a copy missing", "mma_nt_tf32_64", tf32Product, without(`cp\.async\.cg[^;]*;`, 5)},
+		{"tf32: columns past the end of an operand", "to_f32", tf32Product, instead(`st\.global\.f32\s+\[(%rd\d+)\]`, "st.global.f32 [$1+4]", 0)},
 		{"pairs the wrong way round", "to_half", product, instead(`(cvt\.rn\.bf16x2\.f32 %r\d+, )(%f\d+), (%f\d+);`, "$1$3, $2;", 0)},
 		{"product truncated", "to_half", product, instead(`st\.global\.v4\.u32\s+\[(%rd\d+)\]`, "st.global.v4.u32 [$1+16]", 0)},
 		{"code book not awaited", "to_half", product, instead(`bar\.sync\s+0;`, "mov.u32 %r1, 0;", 0)},

@@ -29,6 +29,9 @@ type work struct {
 // groups says whether it is about products of warpgroups.
 func (w *work) groups() bool { return len(w.kernels) > 0 && strings.HasPrefix(w.kernels[0], "wgmma_") }
 
+// tf32 says whether it is about products of f32 in tf32.
+func (w *work) tf32() bool { return len(w.kernels) > 0 && strings.Contains(w.kernels[0], "_tf32_") }
+
 // bench makes operands.
 type bench struct {
 	*testing.T
@@ -90,6 +93,17 @@ func gemmWork(ta, tb bool) func(b *bench, s []int) func() {
 			b.c.Gemm(kernels.To(z), &kernels.GemmArgs{A: x, B: y, M: m, N: n, K: k, TA: ta, TB: tb, Alpha: 1})
 		}
 	}
+}
+
+func f32Cost(s []int) (moved, products float64) {
+	moved, products = gemmCost(s)
+	return 2 * moved, products
+}
+
+func f32Work(b *bench, s []int) func() {
+	m, n, k := s[0], s[1], s[2]
+	x, y, z := b.buffer(dtype.F32, m*k), b.buffer(dtype.F32, n*k), b.buffer(dtype.F32, m*n)
+	return func() { b.c.Gemm(kernels.To(z), &kernels.GemmArgs{A: x, B: y, M: m, N: n, K: k, Alpha: 1}) }
 }
 
 func attentionCost(times float64) func(s []int) (moved, products float64) {
@@ -269,14 +283,8 @@ var works = []work{
 	{"its backward pass", []string{"delta_gates", "delta_scan_128", "delta_back_cols_128", "delta_back_rows", "delta_fold", "row_sum", "mul"}, []int{40, 2, 1, 128}, []int{4096, 32, 16, 128}, "%d tokens, %d of %d heads of %d", deltaCost(2.5), deltaWork(true)},
 	{"selective scan", []string{"ssm_steps", "ssm_scan"}, []int{40, 4, 16, 64}, []int{4096, 80, 64, 128}, "%d tokens, %d heads of %d, %d each", ssmCost(1), ssmWork(false)},
 	{"its backward pass", []string{"ssm_steps", "ssm_back_rows", "ssm_dt", "add", "ssm_back_cols", "ssm_fold"}, []int{40, 4, 16, 64}, []int{4096, 80, 64, 128}, "%d tokens, %d heads of %d, %d each", ssmCost(2.5), ssmWork(true)},
-	{"A·B of f32", []string{"gemm"}, []int{64, 64, 128}, []int{4096, 4096, 4096}, "%d×%d×%d", func(s []int) (moved, products float64) {
-		moved, products = gemmCost(s)
-		return 2 * moved, products
-	}, func(b *bench, s []int) func() {
-		m, n, k := s[0], s[1], s[2]
-		x, y, z := b.buffer(dtype.F32, m*k), b.buffer(dtype.F32, n*k), b.buffer(dtype.F32, m*n)
-		return func() { b.c.Gemm(kernels.To(z), &kernels.GemmArgs{A: x, B: y, M: m, N: n, K: k, Alpha: 1}) }
-	}},
+	{"A·B of f32", []string{"gemm"}, []int{64, 64, 128}, []int{4096, 4096, 4096}, "%d×%d×%d", f32Cost, f32Work},
+	{"A·B of f32 by tf32", []string{"mma_nn_tf32_128"}, []int{128, 128, 128}, []int{4096, 4096, 4096}, "%d×%d×%d", f32Cost, f32Work},
 	{"GPTQ's Hessian", []string{"mma_tn_bf16_128"}, []int{512, 128}, []int{2048, 14336}, "%d rows, %d columns", func(s []int) (moved, products float64) {
 		n, c := float64(s[0]), float64(s[1])
 		return 2*n*c + 8*c*c, n * c * c
@@ -322,7 +330,7 @@ const (
 func counted(t *testing.T, w *work) string {
 	c, sim := interpreted(t)
 	defer c.Close()
-	sim.Hopper, c.groups.on = w.groups(), w.groups()
+	sim.Hopper, c.groups.on, c.tf32 = w.groups(), w.groups(), w.tf32()
 	run := w.make(&bench{T: t, c: c}, w.small)
 	moved, products := w.cost(w.small)
 	movedReal, productsReal := w.cost(w.real)
@@ -363,6 +371,9 @@ func counted(t *testing.T, w *work) string {
 		return strconv.FormatFloat(float64(a)/float64(b), 'f', 2, 64)
 	}
 	issue, mem, tensor := float64(n.Instructions)*grow/gpuIssue, movedReal/gpuBytes, float64(n.Tensor)*grow/gpuTensor
+	if w.tf32() {
+		tensor *= 2 // half as many a second
+	}
 	bound := "instructions"
 	if m := math.Max(issue, math.Max(mem, tensor)); m == mem {
 		bound = "memory"

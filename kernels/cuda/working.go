@@ -8,11 +8,13 @@ import (
 )
 
 // working is what methods take of Scratch while they run: see the work functions beside them. TestWorking compares.
-type working struct{}
+type working struct {
+	tf32 bool // products of f32 are those of tensor cores
+}
 
-// Product holds the operands in 16 bits that are not stored so, or as they are to be
+// Product holds the operands in 16 bits, or f32 of tensor cores, that are not stored so, or as they are to be
 // multiplied: see gemm, halfKind and mma.
-func (working) Product(p kernels.ProductShape) int64 {
+func (w working) Product(p kernels.ProductShape) int64 {
 	if !p.TA && p.M <= thin || p.M == 0 || p.N == 0 {
 		return 0
 	}
@@ -26,25 +28,26 @@ func (working) Product(p kernels.ProductShape) int64 {
 		kind = dtype.BF16
 	case stored(dtype.F16):
 		kind = dtype.F16
-	default:
+	case !w.tf32:
 		return 0
 	}
 	parts := max(p.Parts, 1)
+	bytes := kind.Info().Bytes
 	size := func(k dtype.Kind, across, along, parts int, turned, dropped bool) int64 {
 		rows, cols := across, along
 		if turned {
 			rows, cols = along, across
 		}
-		if k == kind && !dropped && cols%8 == 0 {
+		if k == kind && !dropped && cols*bytes%16 == 0 {
 			return 0
 		}
-		return 2 * int64(rows*parts) * int64(roundUp(cols, 8))
+		return int64(bytes) * int64(rows*parts) * int64(roundUp(cols, 16/bytes))
 	}
-	bytes := size(p.A, p.M, p.K, 1, p.TA, p.DropA) + size(p.B, p.N, p.K, parts, !p.TB, p.DropB)
+	total := size(p.A, p.M, p.K, 1, p.TA, p.DropA) + size(p.B, p.N, p.K, parts, !p.TB, p.DropB)
 	if p.K2 > 0 {
-		bytes += size(p.A2, p.M, p.K2, 1, p.TA, false) + size(p.B2, p.N, p.K2, parts, !p.TB, false)
+		total += size(p.A2, p.M, p.K2, 1, p.TA, false) + size(p.B2, p.N, p.K2, parts, !p.TB, false)
 	}
-	return bytes
+	return total
 }
 
 // LogProb holds the logits of a chunk, and the operands of the largest of its products.

@@ -10,8 +10,17 @@ import (
 )
 
 // TestWorking: what methods take while they run is what the counting backend counts for
-// them, to the byte.
+// them, to the byte, with products of f32 in tf32, too.
 func TestWorking(t *testing.T) {
+	for _, tf32 := range []string{"0", "1"} {
+		t.Run("tf32 "+tf32, func(t *testing.T) {
+			t.Setenv(TF32Variable, tf32)
+			workingAsPlanned(t)
+		})
+	}
+}
+
+func workingAsPlanned(t *testing.T) {
 	gpu, _ := interpreted(t)
 	defer gpu.Close()
 	counting := dry.New(dry.Options{Copies: true, Working: gpu.Info().Working})

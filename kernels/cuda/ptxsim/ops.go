@@ -461,6 +461,9 @@ func (e *entry) convert(in *instr, part, ops []string) error {
 }
 
 func conversion(how, to, from string) func(x uint64) uint64 {
+	if how == "rna" && to == "tf32" && from == "f32" {
+		return toTF32
+	}
 	tc, tw := typeOf(to)
 	fc, fw := typeOf(from)
 	switch {

@@ -233,15 +233,17 @@ func (e *entry) matrices(in *instr, name string, ops []string) error {
 	return e.together(in)
 }
 
-// multiply is mma.m16n8k16 of bf16 or f16 with sums in f32. The order of a sum and
+// multiply is mma.m16n8k16 of bf16 or f16, or m16n8k8 of tf32, with sums in f32. The order of a sum and
 // its rounding are open in PTX; here every product is added in the order of k and
 // rounded to nearest.
 func (e *entry) multiply(in *instr, name string, ops []string) error {
-	half := false
+	half, wide := false, false
 	switch name {
 	case "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32":
 	case "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32":
 		half = true
+	case "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32":
+		wide = true
 	default:
 		return fmt.Errorf("unknown product of matrices")
 	}
@@ -252,10 +254,24 @@ func (e *entry) multiply(in *instr, name string, ops []string) error {
 			return fmt.Errorf("product of matrices: operand %d has %d registers (%v)", i, len(s[i]), err)
 		}
 	}
+	depth := 16
+	if wide {
+		depth = 8
+	}
 	in.exec = func(w *warp, _ uint32) {
 		var a [16][16]float32
 		var b [8][16]float32 // columns
 		for l := range 32 {
+			if wide {
+				row, col := l/4, l%4
+				for i, slot := range s[1] {
+					a[row+i%2*8][col+i/2*4] = w.tf32(l, slot, in.text)
+				}
+				for i, slot := range s[2] {
+					b[row][col+i*4] = w.tf32(l, slot, in.text)
+				}
+				continue
+			}
 			row, col := l/4, l%4*2
 			for i, slot := range s[1] {
 				a[row+i%2*8][col+i/2*8], a[row+i%2*8][col+i/2*8+1] = halves(w.reg(slot)[l], half)
@@ -268,17 +284,36 @@ func (e *entry) multiply(in *instr, name string, ops []string) error {
 			for i, slot := range s[0] {
 				x, y := &a[l/4+i/2*8], &b[l%4*2+i%2]
 				sum := f32(w.reg(s[3][i])[l])
-				for k := range x {
+				for k := range depth {
 					sum = float32(x[k]*y[k]) + sum // the product is exact
 				}
 				w.reg(slot)[l] = u32(sum)
 			}
 		}
 		if c := w.sim.count; c != nil {
-			c.Tensor += 16 * 8 * 16
+			c.Tensor += 16 * 8 * int64(depth)
 		}
 	}
 	return e.together(in)
+}
+
+// tf32 is an operand of mma in tf32. What cvt has not rounded to it gives a result that PTX leaves undefined.
+func (w *warp) tf32(l, slot int, text string) float32 {
+	x := f32(w.reg(slot)[l])
+	if x == x && uint32(w.reg(slot)[l])&0x1fff != 0 {
+		w.fail(l, text, fmt.Errorf("%v was not rounded to tf32", x))
+	}
+	return x
+}
+
+// toTF32 is cvt.rna.tf32.f32: 10 bits behind the point, halves away from zero; a NaN stays one.
+func toTF32(x uint64) uint64 {
+	switch b := uint32(x); {
+	case b&0x7fffffff > 0x7f800000:
+		return 0x7fffffff
+	default:
+		return uint64((b + 0x1000) &^ 0x1fff) // of an infinity the same
+	}
 }
 
 // halves are two numbers of 16 bits.

@@ -74,6 +74,57 @@ func TestMultiply(t *testing.T) {
 	}
 }
 
+// As above in tf32 (9.7.14.5.7: an element a register, of k = lane%4 and four further on). What has more than 10 bits
+// behind the point must be rounded first.
+func TestMultiplyTF32(t *testing.T) {
+	// A[i][k] = 8i + k + 1/4096, which cvt rounds off; B[k][j] = 1 where k = j.
+	for _, rounded := range []bool{true, false} {
+		body := `and.b32 %r3, %r1, 31; shr.u32 %r4, %r3, 2; and.b32 %r5, %r3, 3; shl.b32 %r6, %r4, 3; add.s32 %r6, %r6, %r5; mov.f32 %f2, 0f39800000;`
+		for i, add := range []string{"0", "64", "4", "68"} {
+			r := []string{"%r20", "%r21", "%r22", "%r23"}[i]
+			body += `add.s32 %r7, %r6, ` + add + `; cvt.rn.f32.s32 %f1, %r7; add.rn.f32 %f1, %f1, %f2; `
+			if rounded {
+				body += `cvt.rna.tf32.f32 ` + r + `, %f1;`
+			} else {
+				body += `mov.b32 ` + r + `, %f1;`
+			}
+		}
+		body += `setp.eq.s32 %p1, %r5, %r4; selp.b32 %r24, 1065353216, 0, %p1; add.s32 %r11, %r5, 4; setp.eq.s32 %p1, %r11, %r4; selp.b32 %r25, 1065353216, 0, %p1;
+	mov.f32 %f10, 0f3f800000; mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f3,%f4,%f5,%f6}, {%r20,%r21,%r22,%r23}, {%r24,%r25}, {%f10,%f10,%f10,%f10};
+	`
+		for i, f := range []string{"%f3", "%f4", "%f5", "%f6"} {
+			data, err := launch(t, New(1<<20), 1, 32, body+"st.global.f32 [%rd3], "+f+";")
+			if !rounded {
+				if err == nil || !strings.Contains(err.Error(), "was not rounded to tf32") {
+					t.Errorf("what was not rounded: %v", err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for l := range 32 {
+				row, col := l/4+i/2*8, l%4*2+i%2
+				want := float32(8*row+col) + 1
+				if row == 0 && col == 0 {
+					want += 1.0 / 4096
+				}
+				if got := math.Float32frombits(uint32(word(data[4*l:], 4))); got != want {
+					t.Errorf("sum %d of lane %d is %v, want %v", i, l, got, want)
+				}
+			}
+		}
+	}
+	for x, want := range map[uint32]uint32{
+		0x3f800fff: 0x3f800000, 0x3f801000: 0x3f802000, 0x3f803000: 0x3f804000, 0xbf801000: 0xbf802000, // halves away from zero
+		0x7f7fffff: 0x7f800000, 0x7f800000: 0x7f800000, 0xff800000: 0xff800000, 0x7f800001: 0x7fffffff, 0x00001000: 0x00002000, 0x80000fff: 0x80000000,
+	} {
+		if got := toTF32(uint64(x)); got != uint64(want) {
+			t.Errorf("cvt.rna.tf32.f32 of %08x is %08x, want %08x", x, got, want)
+		}
+	}
+}
+
 // What accesses cost is counted: sectors of a warp, and passes over banks.
 func TestCounts(t *testing.T) {
 	for _, c := range []struct {

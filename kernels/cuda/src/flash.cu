@@ -93,8 +93,8 @@ template <int D, int N> __device__ inline void products(float (&sum)[N / 8][4], 
         begin(sum[2 * j], left[k], b[0], b[1]);
         begin(sum[2 * j + 1], left[k], b[2], b[3]);
       } else {
-        multiply<false>(sum[2 * j], left[k], b[0], b[1]);
-        multiply<false>(sum[2 * j + 1], left[k], b[2], b[3]);
+        multiply<BF16>(sum[2 * j], left[k], b[0], b[1]);
+        multiply<BF16>(sum[2 * j + 1], left[k], b[2], b[3]);
       }
     }
 }
@@ -111,8 +111,8 @@ template <int D, int N> __device__ inline void products(float (&sum)[N / 8][4], 
         begin(sum[2 * j], a, b[0], b[1]);
         begin(sum[2 * j + 1], a, b[2], b[3]);
       } else {
-        multiply<false>(sum[2 * j], a, b[0], b[1]);
-        multiply<false>(sum[2 * j + 1], a, b[2], b[3]);
+        multiply<BF16>(sum[2 * j], a, b[0], b[1]);
+        multiply<BF16>(sum[2 * j + 1], a, b[2], b[3]);
       }
     }
   }
@@ -127,8 +127,8 @@ template <int D, int N> __device__ inline void collect(float (&sum)[D / 8][4], c
     for (int j = 0; j < D / 16; j++) {
       u32 b[4];
       across_of<D>(b, tile, k * 16, j * 16, lane);
-      multiply<false>(sum[2 * j], a, b[0], b[1]);
-      multiply<false>(sum[2 * j + 1], a, b[2], b[3]);
+      multiply<BF16>(sum[2 * j], a, b[0], b[1]);
+      multiply<BF16>(sum[2 * j + 1], a, b[2], b[3]);
     }
   }
 }

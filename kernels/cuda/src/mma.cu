@@ -1,11 +1,6 @@
 // Products of bf16 on tensor cores, and what makes operands of 16 bits.
 #include "mma.h"
 
-// What is not stored as it is multiplied is made so first: y [rows, ld] are rows of
-// m in 16 bits (f16: of that kind, else bf16), zeros behind its columns. Eight
-// elements a thread, a row by blockIdx.x.
-struct HalfArgs { Mat m; u16* y; Drop drop; i64 rows; int cols, ld, f16, pad; };
-
 // code_scale is the scale of a block of a code book.
 __device__ inline float code_scale(const Mat& m, i64 block) {
   if (!m.nested) return ((const float*)m.scales)[block];
@@ -21,6 +16,8 @@ __device__ inline u32 pair(float x, float y, int f16) {
   return r;
 }
 
+// to_half makes rows in 16 bits (f16: of that kind, else bf16): eight elements a thread, a
+// row by blockIdx.x.
 KERNEL(to_half, HalfArgs) {
   __shared__ float book[16]; // constant memory serves one address at a time
   if (threadIdx.x < 16) book[threadIdx.x] = NF4_BOOK[threadIdx.x];
@@ -57,7 +54,7 @@ KERNEL(to_half, HalfArgs) {
   u32 out[4];
 #pragma unroll
   for (int j = 0; j < 4; j++) out[j] = pair(v[2 * j], v[2 * j + 1], a.f16);
-  *(uint4*)(a.y + row * a.ld + col) = make_uint4(out[0], out[1], out[2], out[3]);
+  *(uint4*)((u16*)a.y + row * a.ld + col) = make_uint4(out[0], out[1], out[2], out[3]);
 }
 
-PRODUCTS(bf16, false)
+PRODUCTS(bf16, BF16)

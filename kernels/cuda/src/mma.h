@@ -1,12 +1,12 @@
-// Products on tensor cores: operands of 16 bits, sums in f32. Tiles of 128×128 or
-// 64×64 in blocks of 8 or 4 warps; the next two steps of 32 along the sum are on
+// Products on tensor cores: operands of 16 bits, or of f32 that are rounded to tf32 as they are multiplied, sums
+// in f32. Tiles of 128×128 or 64×64 in blocks of 8 or 4 warps; the next two steps of 64 bytes along the sum are on
 // their way to shared memory while one is multiplied.
 #include "mat.h"
 #include "drop.h"
 #include "async.h"
 
-// MmaArgs are GemmArgs (linear.cu) of operands in 16 bits, whose rows begin ld
-// elements apart, a multiple of 8; only the result is dropped.
+// MmaArgs are GemmArgs (linear.cu) of operands in 16 bits or f32, whose rows begin ld
+// elements apart, a multiple of 16 bytes; only the result is dropped.
 struct MmaArgs {
   const u16 *a, *b, *a2, *b2;
   Dst c;
@@ -18,59 +18,86 @@ struct MmaArgs {
   float alpha;
 };
 
-#define STEP 32   // along the sum
+// What is not stored as it is multiplied is made so first: y [rows, ld] are rows of
+// m in f16, bf16 or f32, zeros behind its columns.
+struct HalfArgs { Mat m; void* y; Drop drop; i64 rows; int cols, ld, f16, pad; };
+
+#define STEP 32   // along the sum, of 16 bits; half as many of f32
 #define STAGES 3
+
+// Element is how an operand of a product of type T lies.
+template <int T> struct Element { typedef u16 type; };
+template <> struct Element<F32> { typedef float type; };
 
 template <bool TRANS> __device__ inline void load_matrices(u32 (&r)[4], u32 at) {
   if (TRANS) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
   else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
 }
 
-template <bool HALF> __device__ inline void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-  if (HALF) asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+// to_tf32 rounds the bits of a number in f32 to 10 bits behind the point, halves away from zero.
+__device__ inline u32 to_tf32(u32 x) {
+  u32 r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(__uint_as_float(x)));
+  return r;
+}
+
+// multiply adds a product of operands of 32 bytes along the sum: 16 of F16 or BF16, 8 of F32 that are tf32.
+template <int T> __device__ inline void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  if (T == F32) asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else if (T == F16) asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   else asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // place is where 16 bytes of a tile lie, so that neither a copy nor eight rows of a
-// matrix meet in a bank. Rows hold STEP elements along the sum, or SIZE across it.
-template <int SIZE, bool ALONG> __device__ inline u32 place(int row, int chunk) {
-  return ALONG ? row * (STEP * 2) + ((chunk ^ (row >> 1 & 3)) << 4) : row * (SIZE * 2) + ((chunk ^ (row & 7)) << 4);
+// matrix meet in a bank. Rows hold a step along the sum, or SIZE elements of EACH bytes across it.
+template <int SIZE, bool ALONG, int EACH> __device__ inline u32 place(int row, int chunk) {
+  if (ALONG) return row * (STEP * 2) + ((chunk ^ (row >> 1 & 3)) << 4);
+  return row * (SIZE * EACH) + ((chunk ^ (EACH == 2 ? row & 7 : (row & 3) << 1)) << 4);
+}
+
+// load_turned loads two numbers of f32 that lie across the sum: of column i + lane/4, at k + lane%4 and four deeper.
+template <int SIZE> __device__ inline void load_turned(u32& one, u32& deeper, u32 from, int k, int i) {
+  int lane = threadIdx.x % 32, c = i + lane / 4;
+  u32 at = from + place<SIZE, false, 4>(k + lane % 4, c / 4) + c % 4 * 4;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(one) : "r"(at) : "memory");
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(deeper) : "r"(at + 4 * SIZE * 4) : "memory"); // four rows on are swizzled alike
 }
 
 // Fetch copies SIZE rows (or columns) from i0 on of width, step by step along a sum of
 // depth, with zeros outside of both. A thread has the same 16 bytes of two rows that
 // lie APART.
-template <int SIZE, bool ALONG, int THREADS> struct Fetch {
-  enum { CHUNKS = (ALONG ? STEP : SIZE) / 8, APART = THREADS / CHUNKS };
-  static_assert(2 * APART == (ALONG ? SIZE : STEP), "two rows a thread");
-  const u16* p;
+template <int SIZE, bool ALONG, int THREADS, typename E> struct Fetch {
+  enum { EACH = sizeof(E), DEEP = STEP * 2 / EACH, MANY = 16 / EACH, CHUNKS = (ALONG ? DEEP : SIZE) / MANY, APART = THREADS / CHUNKS };
+  static_assert(2 * APART == (ALONG ? SIZE : DEEP), "two rows a thread");
+  const E* p;
   i64 ld;
   u32 to;
   int left, wide, second; // of the sum; bytes of the first row, and of the second
 
-  __device__ inline Fetch(u32 base, const u16* from, int ld_, i64 first, int i0, int width, int depth) {
-    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, r = ALONG ? i0 + row : row, c = ALONG ? chunk * 8 : i0 + chunk * 8;
+  __device__ inline Fetch(u32 base, const E* from, int ld_, i64 first, int i0, int width, int depth) {
+    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, r = ALONG ? i0 + row : row, c = ALONG ? chunk * MANY : i0 + chunk * MANY;
     ld = ld_;
     p = from + (first + r) * ld + c;
-    to = base + place<SIZE, ALONG>(row, chunk);
+    to = base + place<SIZE, ALONG, EACH>(row, chunk);
     left = depth - (ALONG ? c : r);
-    wide = ALONG ? (r < width ? 16 : 0) : min(max(width - c, 0), 8) * 2;
+    wide = ALONG ? (r < width ? 16 : 0) : min(max(width - c, 0), (int)MANY) * EACH;
     second = ALONG ? (r + APART < width ? 16 : 0) : wide;
   }
   __device__ inline void step(u32 stage) {
     int one, two;
     if (ALONG) {
-      int n = min(max(left, 0), 8) * 2;
+      int n = min(max(left, 0), (int)MANY) * EACH;
       one = min(n, wide), two = min(n, second);
     } else {
       one = left > 0 ? wide : 0, two = left > APART ? wide : 0;
     }
     copy_async(to + stage, p, one);
-    copy_async(to + stage + APART * (ALONG ? STEP : SIZE) * 2, p + APART * ld, two);
-    p += ALONG ? STEP : STEP * ld;
-    left -= STEP;
+    copy_async(to + stage + APART * (ALONG ? DEEP : SIZE) * EACH, p + APART * ld, two);
+    p += ALONG ? DEEP : DEEP * ld;
+    left -= DEEP;
   }
 };
 
@@ -179,8 +206,10 @@ __device__ inline void put_rows(const MmaArgs& a, const Tile& t, const float* ro
   __syncwarp();
 }
 
-template <int SIZE, int WM, int WN, bool TA, bool TB, bool HALF>
+template <int SIZE, int WM, int WN, bool TA, bool TB, int T>
 __device__ inline void product(const MmaArgs& a, u8* shared) {
+  typedef typename Element<T>::type E;
+  const int EACH = sizeof(E), DEEP = STEP * 2 / EACH;
   const int across = SIZE / WN, threads = SIZE / WM * across * 32, bytes = SIZE * STEP * 2;
   u32 base = (u32)__cvta_generic_to_shared(shared);
   Tile t;
@@ -190,12 +219,12 @@ __device__ inline void product(const MmaArgs& a, u8* shared) {
   float sum[WM / 16][WN / 8][4] = {};
 #pragma unroll 1
   for (int pass = 0; pass < (a.k2 > 0 ? 2 : 1); pass++) {
-    const u16 *x = pass ? a.a2 : a.a, *y = pass ? a.b2 : a.b;
-    int ldx = pass ? a.lda2 : a.lda, ldy = pass ? a.ldb2 : a.ldb, depth = pass ? a.k2 : t.k, steps = (depth + STEP - 1) / STEP;
+    const E *x = (const E*)(pass ? a.a2 : a.a), *y = (const E*)(pass ? a.b2 : a.b);
+    int ldx = pass ? a.lda2 : a.lda, ldy = pass ? a.ldb2 : a.ldb, depth = pass ? a.k2 : t.k, steps = (depth + DEEP - 1) / DEEP;
     if (pass) t.b0 = t.e * a.b2_step;
     __syncthreads(); // what the first pass left there was read
-    Fetch<SIZE, !TA, threads> fx(base, x, ldx, t.a0, t.m0, t.m, depth);
-    Fetch<SIZE, TB, threads> fy(base + bytes, y, ldy, t.b0, t.n0, a.n, depth);
+    Fetch<SIZE, !TA, threads, E> fx(base, x, ldx, t.a0, t.m0, t.m, depth);
+    Fetch<SIZE, TB, threads, E> fy(base + bytes, y, ldy, t.b0, t.n0, a.n, depth);
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
       fx.step(2 * s * bytes);
@@ -214,22 +243,34 @@ __device__ inline void product(const MmaArgs& a, u8* shared) {
       stage = stage == 2 * (STAGES - 1) * bytes ? 0 : stage + 2 * bytes;
       into = into == 2 * (STAGES - 1) * bytes ? 0 : into + 2 * bytes;
 #pragma unroll
-      for (int k = 0; k < STEP; k += 16) {
+      for (int part = 0; part < 2; part++) { // of 32 bytes, two chunks
         u32 p[WM / 16][4], q[WN / 16][4];
+        int k = part * DEEP / 2;
 #pragma unroll
         for (int i = 0; i < WM / 16; i++) {
-          if (TA) load_matrices<true>(p[i], as + place<SIZE, false>(k + lane % 8 + lane / 16 * 8, (wm + i * 16) / 8 + lane / 8 % 2));
-          else load_matrices<false>(p[i], as + place<SIZE, true>(wm + i * 16 + lane % 16, k / 8 + lane / 16));
+          if (TA && EACH == 4) load_turned<SIZE>(p[i][0], p[i][2], as, k, wm + i * 16), load_turned<SIZE>(p[i][1], p[i][3], as, k, wm + i * 16 + 8);
+          else if (TA) load_matrices<true>(p[i], as + place<SIZE, false, 2>(k + lane % 8 + lane / 16 * 8, (wm + i * 16) / 8 + lane / 8 % 2));
+          else load_matrices<false>(p[i], as + place<SIZE, true, EACH>(wm + i * 16 + lane % 16, part * 2 + lane / 16));
         }
 #pragma unroll
         for (int j = 0; j < WN / 16; j++) {
-          if (TB) load_matrices<false>(q[j], bs + place<SIZE, true>(wn + j * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
-          else load_matrices<true>(q[j], bs + place<SIZE, false>(k + lane % 16, (wn + j * 16) / 8 + lane / 16));
+          if (TB) load_matrices<false>(q[j], bs + place<SIZE, true, EACH>(wn + j * 16 + lane % 8 + lane / 16 * 8, part * 2 + lane / 8 % 2));
+          else if (EACH == 4) load_turned<SIZE>(q[j][0], q[j][1], bs, k, wn + j * 16), load_turned<SIZE>(q[j][2], q[j][3], bs, k, wn + j * 16 + 8);
+          else load_matrices<true>(q[j], bs + place<SIZE, false, 2>(k + lane % 16, (wn + j * 16) / 8 + lane / 16));
+        }
+        if (T == F32) {
+#pragma unroll
+          for (int l = 0; l < 4; l++) {
+#pragma unroll
+            for (int i = 0; i < WM / 16; i++) p[i][l] = to_tf32(p[i][l]);
+#pragma unroll
+            for (int j = 0; j < WN / 16; j++) q[j][l] = to_tf32(q[j][l]);
+          }
         }
 #pragma unroll
         for (int i = 0; i < WM / 16; i++)
 #pragma unroll
-          for (int j = 0; j < WN / 8; j++) multiply<HALF>(sum[i][j], p[i], q[j / 2][j % 2 * 2], q[j / 2][j % 2 * 2 + 1]);
+          for (int j = 0; j < WN / 8; j++) multiply<T>(sum[i][j], p[i], q[j / 2][j % 2 * 2], q[j / 2][j % 2 * 2 + 1]);
       }
     }
     wait<0>();
@@ -258,17 +299,17 @@ __device__ inline void product(const MmaArgs& a, u8* shared) {
 }
 
 // mma_AB_TYPE_SIZE: t where an operand is transposed.
-#define PRODUCT(name, size, wm, wn, ta, tb, half)                   \
+#define PRODUCT(name, size, wm, wn, ta, tb, type)                   \
   extern "C" __global__ void __launch_bounds__(2 * size, size == 128 ? 2 : 4) name(MmaArgs a) { \
     __shared__ __align__(16) u8 shared[STAGES * 2 * size * STEP * 2]; \
-    product<size, wm, wn, ta, tb, half>(a, shared);                 \
+    product<size, wm, wn, ta, tb, type>(a, shared);                 \
   }
-#define PRODUCTS(name, half)                                  \
-  PRODUCT(mma_nn_##name##_128, 128, 64, 32, false, false, half) \
-  PRODUCT(mma_nt_##name##_128, 128, 64, 32, false, true, half)  \
-  PRODUCT(mma_tn_##name##_128, 128, 64, 32, true, false, half)  \
-  PRODUCT(mma_tt_##name##_128, 128, 64, 32, true, true, half)   \
-  PRODUCT(mma_nn_##name##_64, 64, 32, 32, false, false, half)   \
-  PRODUCT(mma_nt_##name##_64, 64, 32, 32, false, true, half)    \
-  PRODUCT(mma_tn_##name##_64, 64, 32, 32, true, false, half)    \
-  PRODUCT(mma_tt_##name##_64, 64, 32, 32, true, true, half)
+#define PRODUCTS(name, type)                                  \
+  PRODUCT(mma_nn_##name##_128, 128, 64, 32, false, false, type) \
+  PRODUCT(mma_nt_##name##_128, 128, 64, 32, false, true, type)  \
+  PRODUCT(mma_tn_##name##_128, 128, 64, 32, true, false, type)  \
+  PRODUCT(mma_tt_##name##_128, 128, 64, 32, true, true, type)   \
+  PRODUCT(mma_nn_##name##_64, 64, 32, 32, false, false, type)   \
+  PRODUCT(mma_nt_##name##_64, 64, 32, 32, false, true, type)    \
+  PRODUCT(mma_tn_##name##_64, 64, 32, 32, true, false, type)    \
+  PRODUCT(mma_tt_##name##_64, 64, 32, 32, true, true, type)

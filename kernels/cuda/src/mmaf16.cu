@@ -1,4 +1,4 @@
 // Products of f16 on tensor cores.
 #include "mma.h"
 
-PRODUCTS(f16, true)
+PRODUCTS(f16, F16)

@@ -197,9 +197,12 @@ func ctFloat8(p TensorPlan, prefix string, groups int64) layout {
 	}
 }
 
-// bnbLayout stores a 4-bit weight of bitsandbytes. float is the dtype the
+// bnbLayout stores a weight of bitsandbytes, of 4 bits or of LLM.int8(). float is the dtype the
 // consumer decodes to.
 func bnbLayout(p TensorPlan, float string) (layout, error) {
+	if p.Type == bnbRows && len(p.Shape) == 2 {
+		return bnbInt8Layout(p), nil
+	}
 	n, ok := product(p.Shape)
 	if !ok || !p.Type.Flat() || p.Type.Group < 2 {
 		return layout{}, fmt.Errorf("%v %v cannot be stored in a bitsandbytes folder", p.Type, p.Shape)
@@ -236,6 +239,49 @@ func bnbLayout(p TensorPlan, float string) (layout, error) {
 		},
 		in: importBnB,
 	}, nil
+}
+
+// bnbRows is the type of a weight of LLM.int8(): a scale, a 127th of the largest magnitude, a row.
+var bnbRows = dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.F32}
+
+// bnbInt8Layout stores a weight of LLM.int8(): codes, and the largest magnitude of each
+// row, a number of F16, which is found again from its 127th without loss.
+func bnbInt8Layout(p TensorPlan) layout {
+	prefix := strings.TrimSuffix(p.Name, ".weight")
+	return layout{
+		slots: []slot{
+			{role: "int8", name: p.Name, dtype: "I8", shape: p.Shape},
+			{role: "scb", name: prefix + bnbInt8, dtype: "F32", shape: p.Shape[:1]},
+			{role: "format", name: prefix + ".weight_format", dtype: "U8", shape: []int64{}},
+		},
+		out: func(m block.Raw) (parts, error) {
+			c, err := block.ExportCT(m, true)
+			if err != nil {
+				return nil, err
+			}
+			tops := make([]float32, m.Rows)
+			for r := range tops {
+				tops[r] = 127 * f32(c.Scale, r)
+			}
+			half, scb := make([]byte, 2*m.Rows), make([]byte, 4*m.Rows)
+			block.PutF16(half, tops)
+			block.GetF16(tops, half)
+			block.PutF32(scb, tops)
+			for r, top := range tops {
+				if want := f32(c.Scale, r); top/127 != want {
+					return nil, fmt.Errorf("row %d has the scale %g, which is no 127th of a number of F16", r, want)
+				}
+			}
+			return parts{"int8": c.Int8, "scb": scb, "format": {0}}, nil // 0: plain rows
+		},
+		in: func(m block.Raw, p parts) error {
+			scale := make([]byte, len(p["scb"]))
+			for r := range m.Rows {
+				put32(scale, r, f32(p["scb"], r)/127)
+			}
+			return ctCodes{grid: scaleGrid{run: 1}}.load(m, parts{"int8": p["int8"], "scale": scale})
+		},
+	}
 }
 
 // bnbText is the quant_state of a weight: JSON, in the key order of

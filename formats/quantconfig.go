@@ -230,10 +230,14 @@ func bnbConfig(t dtype.Type, kept []string, o FolderOptions) object {
 	} else if len(kept) == 0 {
 		skip = []any{}
 	}
+	eight, code, float := t.Kind == dtype.Int8, strings.ToLower(t.Kind.String()), floatOf(o.Config)
+	if eight { // of 4 bits what is said when nothing is
+		code, float = "fp4", "float32"
+	}
 	return object{
-		{"_load_in_4bit", true}, {"_load_in_8bit", false}, {"bnb_4bit_compute_dtype", floatOf(o.Config)}, {"bnb_4bit_quant_storage", "uint8"},
-		{"bnb_4bit_quant_type", strings.ToLower(t.Kind.String())}, {"bnb_4bit_use_double_quant", t.Flags&dtype.Nested != 0},
+		{"_load_in_4bit", !eight}, {"_load_in_8bit", eight}, {"bnb_4bit_compute_dtype", float}, {"bnb_4bit_quant_storage", "uint8"},
+		{"bnb_4bit_quant_type", code}, {"bnb_4bit_use_double_quant", t.Flags&dtype.Nested != 0},
 		{"llm_int8_enable_fp32_cpu_offload", false}, {"llm_int8_has_fp16_weight", false}, {"llm_int8_skip_modules", skip},
-		{"llm_int8_threshold", json.Number("6.0")}, {"load_in_4bit", true}, {"load_in_8bit", false}, {"quant_method", "bitsandbytes"},
+		{"llm_int8_threshold", json.Number("6.0")}, {"load_in_4bit", !eight}, {"load_in_8bit", eight}, {"quant_method", "bitsandbytes"},
 	}
 }

@@ -438,3 +438,33 @@ func treeSum(t *testing.T, dir string) string {
 	}
 	return sum(all)
 }
+
+// TestInt8Rows: every positive number of F16 is found again from its 127th, so that rows
+// of LLM.int8() come back as they were; another scale is refused.
+func TestInt8Rows(t *testing.T) {
+	rows := 0x7bff + 1 // all finite numbers from 0 on
+	half, tops := make([]byte, 2*rows), make([]float32, rows)
+	for i := range rows {
+		half[2*i], half[2*i+1] = byte(i), byte(i>>8)
+	}
+	block.GetF16(tops, half)
+	m := block.New(bnbRows, rows, 3)
+	for r, top := range tops {
+		block.SetInt(m, r, []uint8{1, uint8(128 + r%128), 255}, []float32{top / 127}, []float32{0})
+	}
+	l := bnbInt8Layout(TensorPlan{Name: "a.weight", Type: bnbRows, Shape: []int64{int64(rows), 3}})
+	p := must(l.out(m))
+	for r, top := range tops {
+		if got := f32(p["scb"], r); got != top {
+			t.Fatalf("row %d: the maximum is %g, want %g", r, got, top)
+		}
+	}
+	again := block.New(bnbRows, rows, 3)
+	if err := l.in(again, p); err != nil || !bytes.Equal(again.Data, m.Data) {
+		t.Errorf("not read back as it was: %v", err)
+	}
+	block.SetInt(m, 7, []uint8{1, 2, 3}, []float32{0.1}, []float32{0})
+	if _, err := l.out(m); err == nil || !strings.Contains(err.Error(), "row 7") {
+		t.Errorf("a scale that is no 127th of a number of F16: %v", err)
+	}
+}

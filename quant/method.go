@@ -52,7 +52,7 @@ type Method struct {
 }
 
 // methods is what there is, in the order of help and errors.
-var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &hqqMethod, &smoothMethod, &exl2Method}
+var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &int8Method, &hqqMethod, &smoothMethod, &exl2Method}
 
 // needs are statistics of a layer's inputs over the calibration text.
 type needs uint8

@@ -32,7 +32,7 @@ func TestReferenceLogits(t *testing.T) {
 		if golden == nil {
 			golden = want["logits"].values // of the model before quantization
 		}
-		referenceLogits(t, filepath.Dir(path), [][]float32{want["ids"].values}, golden)
+		referenceLogits(t, filepath.Dir(path), [][]float32{want["ids"].values}, golden, strings.Contains(path, "int8"))
 	}
 	root := testdir.Shared(t, "golden/blocks/bnb_model")
 	want := readLayers(t, filepath.Join(root, "logits.safetensors"))
@@ -53,11 +53,11 @@ func TestReferenceLogits(t *testing.T) {
 		if golden == nil {
 			golden = want[e.Name()+"/logits_f32"].values
 		}
-		referenceLogits(t, filepath.Join(root, e.Name()), rows, golden)
+		referenceLogits(t, filepath.Join(root, e.Name()), rows, golden, e.Name() == "int8")
 	}
 }
 
-func referenceLogits(t *testing.T, dir string, rows [][]float32, want []float32) {
+func referenceLogits(t *testing.T, dir string, rows [][]float32, want []float32, decoded bool) {
 	t.Run(filepath.Base(dir), func(t *testing.T) {
 		dev := cpu.New(cpu.Options{})
 		m, err := model.Load(dev, openSource(t, dir), model.Options{})
@@ -73,7 +73,7 @@ func referenceLogits(t *testing.T, dir string, rows [][]float32, want []float32)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := dev.Info().Mem.Now[kernels.Weights]; !strings.Contains(dir, "int8") && n > file.Size() { // LLM.int8() is decoded
+		if n := dev.Info().Mem.Now[kernels.Weights]; !decoded && n > file.Size() { // LLM.int8() is decoded
 			t.Errorf("%d bytes of weights, the file has %d", n, file.Size())
 		}
 		var seqs [][]int32
@@ -123,6 +123,22 @@ func TestLikeBitsandbytes(t *testing.T) {
 	}
 }
 
+// TestLikeInt8: LLM.int8() of the same model is what bitsandbytes saves, byte for byte,
+// and is read back as what it decodes.
+func TestLikeInt8(t *testing.T) {
+	root := testdir.Shared(t, "golden/blocks/bnb_model")
+	path := filepath.Join(t.TempDir(), "out")
+	folder(t, openSource(t, filepath.Join(root, "base")), nil, FolderJob{Path: path, Method: "int8"})
+	likeBitsandbytes(t, filepath.Join(root, "int8"), path, false)
+	want := readLayers(t, filepath.Join(root, "logits.safetensors"))
+	ids, n := want["ids"].values, want["ids"].cols()
+	var rows [][]float32
+	for ; len(ids) > 0; ids = ids[n:] {
+		rows = append(rows, ids[:n])
+	}
+	referenceLogits(t, path, rows, want["int8/logits_dequantized_f32"].values, true)
+}
+
 func likeBitsandbytes(t *testing.T, golden, path string, double bool) {
 	t.Helper()
 	var want, got struct {
@@ -165,7 +181,7 @@ func likeBitsandbytes(t *testing.T, golden, path string, double bool) {
 			}
 		case string(g.Data) != string(w.Data):
 			t.Errorf("%s: bytes differ", name)
-		case w.DType == "U8":
+		case w.DType == "U8" || w.DType == "I8":
 			codes += len(w.Data)
 		}
 	}

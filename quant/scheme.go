@@ -35,6 +35,7 @@ var schemes = []Scheme{
 	{Name: "FP8_DYNAMIC", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: -1}, Act: formats.ActFP8},
 	{Name: "NF4", Weight: dtype.Type{Kind: dtype.NF4, Group: 64}},
 	{Name: "FP4", Weight: dtype.Type{Kind: dtype.FP4, Group: 64}},
+	{Name: "INT8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}},
 	{Name: exl2Mixed, Weight: dtype.Type{Kind: dtype.Int4, Flags: dtype.Perm}}, // widths are chosen later
 }
 

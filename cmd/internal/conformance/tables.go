@@ -218,7 +218,7 @@ type family struct {
 var families = []family{
 	{"bitsandbytes NF4", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/nf4*"}, []string{"formats TestRewriteFolders/nf4*/*/*", "quant TestLikeBitsandbytes/NF4/*"}, "NF4"},
 	{"bitsandbytes FP4", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/fp4*"}, []string{"formats TestRewriteFolders/fp4*/*/*", "quant TestLikeBitsandbytes/FP4/*"}, ""},
-	{"bitsandbytes int8", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/int8"}, nil, ""},
+	{"bitsandbytes int8", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/int8"}, []string{"quant TestLikeInt8"}, ""},
 	{"GPTQ, zeros less one (v1)", "GPTQModel", []string{"formats TestQuantizedFolders/gptq/gptq-*"}, []string{"formats TestRewriteFolders/gptq-*/gptq/*"}, "GPTQ"},
 	{"GPTQ, plain zeros (v2)", "numpy", []string{"formats TestForeign/gptq-*-v2"}, nil, ""},
 	{"AWQ gemm", "GPTQModel", []string{"formats TestQuantizedFolders/awq/*"}, []string{"formats TestRewriteFolders/awq-*/awq/*"}, "AWQ"},

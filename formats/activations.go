@@ -22,6 +22,8 @@ import (
 var (
 	ActInt8 = dtype.Type{Kind: dtype.Int8, Group: -1}
 	ActFP8  = dtype.Type{Kind: dtype.F8E4M3, Group: -1}
+	// ActFP8Block has a scale for the columns of a block of weights in 8-bit floats.
+	ActFP8Block = dtype.Type{Kind: dtype.F8E4M3, Group: block.FloatRows}
 )
 
 // inputGrid names the arrays that hold the scale and the zero point of inputs, "" for none.
@@ -379,18 +381,20 @@ func targetRank(target, module string) (int, error) {
 
 // ctActivations is the input_activations of a configuration, nil for none.
 func ctActivations(t dtype.Type) any {
-	kind := ""
+	kind, strategy, size := "", "token", any(nil)
 	switch t {
 	case ActInt8:
 		kind = "int"
 	case ActFP8:
 		kind = "float"
+	case ActFP8Block:
+		kind, strategy, size = "float", "group", int(t.Group)
 	default:
 		return nil
 	}
 	return object{
-		{"actorder", nil}, {"block_structure", nil}, {"dynamic", true}, {"group_size", nil}, {"num_bits", 8},
-		{"observer", nil}, {"observer_kwargs", object{}}, {"strategy", "token"}, {"symmetric", true}, {"type", kind},
+		{"actorder", nil}, {"block_structure", nil}, {"dynamic", true}, {"group_size", size}, {"num_bits", 8},
+		{"observer", nil}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", true}, {"type", kind},
 	}
 }
 

@@ -179,10 +179,13 @@ const (
 	Bitsandbytes      = "bitsandbytes"
 	EXL2              = "exl2"
 	CompressedTensors = "compressed-tensors"
+	FP8               = "fp8" // fine-grained: 8-bit floats with a scale for every block of 128×128
 )
 
 // Layouts lists the layouts of folders.
-func Layouts() []string { return []string{Plain, GPTQ, AWQ, Bitsandbytes, CompressedTensors, EXL2} }
+func Layouts() []string {
+	return []string{Plain, GPTQ, AWQ, Bitsandbytes, CompressedTensors, EXL2, FP8}
+}
 
 // FolderOptions says what a folder holds besides tensors and how the quantized
 // ones are stored.

@@ -1,6 +1,7 @@
 package formats
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -109,6 +110,26 @@ func importFloats(g scaleGrid) func(block.Raw, parts) error {
 		}
 		return nil
 	}
+}
+
+// gather is the inverse of spread: the scales of the first row of each run. It refuses a
+// matrix whose rows of a run have different ones.
+func (g scaleGrid) gather(m block.Raw) ([]byte, error) {
+	scales := m.Plane(dtype.Scales)
+	if g.run == 1 || m.Rows == 0 {
+		return scales, nil
+	}
+	size, out := len(scales)/m.Rows, []byte(nil)
+	for r := range m.Rows {
+		row, first := scales[r*size:(r+1)*size], scales[r/g.run*g.run*size:][:size]
+		if !bytes.Equal(row, first) {
+			return nil, fmt.Errorf("rows %d and %d have different scales, but lie in one block of %d rows", r/g.run*g.run, r, g.run)
+		}
+		if r%g.run == 0 {
+			out = append(out, row...)
+		}
+	}
+	return out, nil
 }
 
 // importFP8Divided decodes what GPTQModel stores: 8-bit floats that are divided by their

@@ -41,6 +41,8 @@ func layoutOf(p TensorPlan, kind, float string) (layout, error) {
 		return bnbLayout(p, float)
 	case EXL2:
 		return exl2Layout(p, prefix)
+	case FP8:
+		return fp8Layout(p, prefix)
 	}
 	return layout{}, fmt.Errorf("%v cannot be stored in a %s folder", p.Type, kind)
 }
@@ -132,7 +134,7 @@ func ctLayout(p TensorPlan, prefix string) (layout, error) {
 		return layout{}, err
 	}
 	if p.Type.Kind == dtype.F8E4M3 {
-		return ctFloat8(p, prefix, groups), nil
+		return float8Layout(p, prefix+".weight_scale", groups), nil
 	}
 	if p.Act != (dtype.Type{}) {
 		return ctUnpacked(p, prefix, groups)
@@ -179,21 +181,35 @@ func ctUnpacked(p TensorPlan, prefix string, groups int64) (layout, error) {
 	}, nil
 }
 
-// ctFloat8 stores 8-bit floats and the scales of their rows.
-func ctFloat8(p TensorPlan, prefix string, groups int64) layout {
+// fp8Layout stores 8-bit floats in blocks, whose last rows may be fewer.
+func fp8Layout(p TensorPlan, prefix string) (layout, error) {
+	_, _, groups, err := matrix(p, dtype.F8E4M3)
+	if err == nil && !(block.InTiles(p.Type) && p.Act == ActFP8Block) {
+		err = fmt.Errorf("%v with inputs of %v cannot be stored in a %s folder, which has blocks of %d rows and columns", p.Type, p.Act, FP8, block.FloatRows)
+	}
+	if err != nil {
+		return layout{}, err
+	}
+	return float8Layout(p, prefix+fp8Scale, groups), nil
+}
+
+// float8Layout stores 8-bit floats and the scales of their rows, or of their blocks.
+func float8Layout(p TensorPlan, scale string, groups int64) layout {
+	grid := scaleGrid{run: 1, group: p.Type.Group}
+	if block.InTiles(p.Type) {
+		grid.run = block.FloatRows
+	}
+	run := int64(grid.run)
 	return layout{
 		slots: []slot{
-			{role: "weight", name: p.Name, dtype: p.Type.Kind.Info().ST, shape: p.Shape},
-			{role: "scale", name: prefix + ".weight_scale", dtype: p.Type.Scale.Info().ST, shape: []int64{p.Shape[0], groups}},
+			{role: "codes", name: p.Name, dtype: p.Type.Kind.Info().ST, shape: p.Shape},
+			{role: "scale", name: scale, dtype: p.Type.Scale.Info().ST, shape: []int64{(p.Shape[0] + run - 1) / run, groups}},
 		},
 		out: func(m block.Raw) (parts, error) {
-			return parts{"weight": m.Plane(dtype.Codes), "scale": m.Plane(dtype.Scales)}, nil
+			scales, err := grid.gather(m)
+			return parts{"codes": m.Plane(dtype.Codes), "scale": scales}, err
 		},
-		in: func(m block.Raw, p parts) error {
-			copy(m.Plane(dtype.Codes), p["weight"])
-			copy(m.Plane(dtype.Scales), p["scale"])
-			return nil
-		},
+		in: importFloats(grid),
 	}
 }
 

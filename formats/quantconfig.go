@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -56,7 +57,7 @@ func quantizationConfig(o FolderOptions) (object, error) {
 			kept = append(kept, `re:.*`+regexp.QuoteMeta(part)+`\..*`)
 		}
 		q = ctConfig(groups, kept)
-	case AWQ, Bitsandbytes:
+	case AWQ, Bitsandbytes, FP8:
 		if len(groups) > 1 {
 			a, b := groups[0], groups[1]
 			return nil, fmt.Errorf("modules %s and %s have different types, %v and %v; the configuration of %s has room for one: format gptq and compressed-tensors hold several",
@@ -65,9 +66,12 @@ func quantizationConfig(o FolderOptions) (object, error) {
 		for _, part := range otherParts(o) { // as the file and as Transformers name it
 			kept = append(kept, part, "model."+part)
 		}
-		if typ := groups[0].typ; o.Layout == AWQ {
+		switch typ := groups[0].typ; o.Layout {
+		case AWQ:
 			q = awqConfig(typ, kept)
-		} else {
+		case FP8:
+			q = fp8Config(typ, kept)
+		default:
 			q = bnbConfig(typ, kept, o)
 		}
 	case EXL2:
@@ -184,6 +188,13 @@ func awqConfig(t dtype.Type, kept []string) object {
 	}
 }
 
+// fp8Config is the FineGrainedFP8Config of Transformers.
+func fp8Config(t dtype.Type, kept []string) object {
+	return object{
+		{"activation_scheme", "dynamic"}, {"modules_to_not_convert", kept}, {"quant_method", "fp8"}, {"weight_block_size", []any{block.FloatRows, int(t.Group)}},
+	}
+}
+
 func ctConfig(groups []typeGroup, kept []string) object {
 	config := object{}
 	for i, g := range groups {
@@ -207,16 +218,19 @@ func ctConfig(groups []typeGroup, kept []string) object {
 }
 
 func ctWeights(t dtype.Type) object {
-	strategy, size := "group", any(int(t.Group))
-	if t.Group < 0 {
-		strategy, size = "channel", nil
-	}
+	strategy, size, shape := "group", any(int(t.Group)), any(nil)
 	kind := "int"
 	if t.Kind == dtype.F8E4M3 {
 		kind = "float"
 	}
+	switch {
+	case t.Group < 0:
+		strategy, size = "channel", nil
+	case block.InTiles(t):
+		strategy, size, shape = "block", nil, []any{block.FloatRows, int(t.Group)}
+	}
 	return object{
-		{"actorder", nil}, {"block_structure", nil}, {"dynamic", false}, {"group_size", size}, {"num_bits", t.Bits()},
+		{"actorder", nil}, {"block_structure", shape}, {"dynamic", false}, {"group_size", size}, {"num_bits", t.Bits()},
 		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", kind},
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -228,4 +229,86 @@ func withScale(t *testing.T, dir string, change map[string]any, scale formats.Na
 		t.Fatal(err)
 	}
 	return out
+}
+
+// TestTiles: a folder of blocks of 8-bit floats holds what block.EncodeTiles makes of the weights, and with rounded inputs gives
+// nearly the model's logits; both layouts, whose scales are F32 here, give the same.
+func TestTiles(t *testing.T) {
+	src := openSource(t, testdir.Shared(t, "golden/quant/orig"))
+	ids := idsOf(readLayers(t, testdir.Shared(t, "golden/quant/ct-w8a8-int8/expected.safetensors")))
+	whole := logits(t, src, ids)
+	keep, both := dtype.F32, [][]float32{}
+	for _, format := range []string{formats.FP8, formats.CompressedTensors} {
+		t.Run(format, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "out")
+			folder(t, src, nil, FolderJob{Path: path, Method: "rtn", Scheme: "FP8_BLOCK", Format: format, Keep: &keep})
+			made := openSource(t, path)
+			checkTiles(t, src, made)
+			with, without := runActs(t, made, ids, formats.ActFP8Block)
+			off := func(a, b []float32) float64 { return distance(a, b) / dot(b, b) }
+			t.Logf("%.2e, with rounded activations %.2e", off(without, whole), off(with, whole))
+			if !(off(without, whole) > 0 && off(without, whole) < off(with, whole) && off(with, whole) < 0.02) {
+				t.Errorf("relative errors %g and %g", off(without, whole), off(with, whole))
+			}
+			both = append(both, with)
+		})
+	}
+	if len(both) == 2 && !slices.Equal(both[0], both[1]) {
+		t.Error("the two layouts differ")
+	}
+}
+
+// checkTiles compares the quantized weights of made, in blocks, with those of src.
+func checkTiles(t *testing.T, src, made *arch.Source) {
+	t.Helper()
+	quantized := 0
+	for _, x := range made.Reader.Tensors() {
+		if !x.Type.Quantized() {
+			continue
+		}
+		all := src.Reader.Tensors()
+		i := slices.IndexFunc(all, func(o formats.Tensor) bool { return o.Name == x.Name })
+		plain, err := src.Reader.Read(&all[i])
+		got, e := made.Reader.Read(&x)
+		if err = errors.Join(err, e); err != nil {
+			t.Fatal(err)
+		}
+		n := x.Rows() * x.Cols()
+		was, now, want := make([]float32, n), make([]float32, n), make([]float32, n)
+		block.DecodeAll(was, block.Raw{Type: all[i].Type, Rows: x.Rows(), Cols: x.Cols(), Data: plain})
+		block.DecodeAll(now, block.Raw{Type: x.Type, Rows: x.Rows(), Cols: x.Cols(), Data: got})
+		m := block.New(dtype.Type{Kind: dtype.F8E4M3, Group: block.FloatRows}, x.Rows(), x.Cols())
+		if err := block.EncodeTiles(m, was); err != nil {
+			t.Fatal(err)
+		}
+		if block.DecodeAll(want, m); !slices.Equal(now, want) {
+			t.Errorf("%s: %v decodes to other values", x.Name, x.Type)
+		}
+		quantized++
+	}
+	if quantized == 0 {
+		t.Error("nothing is quantized")
+	}
+}
+
+// TestTilesCut: rows need not fill the last block, columns must; who takes blocks for equally high does not load the folder.
+func TestTilesCut(t *testing.T) {
+	src := tiny(t, shape{c: 128, v: 64, layers: 1, h: 4, k: 1, d: 64, f: 384})
+	for _, format := range []string{formats.FP8, formats.CompressedTensors} {
+		job := FolderJob{Path: filepath.Join(t.TempDir(), "out"), Method: "rtn", Scheme: "FP8_BLOCK", Format: format, For: []string{"vllm"}}
+		_, err := PlanFolder(src, job)
+		usage(t, format, err, "ignore", "no multiple of 128")
+		keep := dtype.F32
+		job.For, job.Keep = []string{}, &keep
+		folder(t, src, nil, job)
+		checkTiles(t, src, openSource(t, job.Path))
+	}
+	_, err := PlanFolder(src, FolderJob{Path: "out", Method: "rtn", Scheme: "FP8_BLOCK", Format: formats.FP8, For: []string{"transformers"}})
+	usage(t, "transformers", err, "ignore", "equal height")
+	job := FolderJob{Path: "out", Method: "rtn", Scheme: "FP8_BLOCK", Format: formats.FP8, For: []string{}}
+	_, err = PlanFolder(tiny(t, small), job)
+	usage(t, "columns", err, "ignore", "multiple of 128")
+	job.Scheme = "FP8_DYNAMIC"
+	_, err = PlanFolder(src, job)
+	usage(t, "another scheme", err, "format", "FP8_BLOCK")
 }

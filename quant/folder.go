@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -23,7 +25,7 @@ type FolderJob struct {
 	Search          string     // another method whose search for scales comes first; "": the method's own
 	Options         any        // what Method.Options makes; nil: the method's defaults
 	Scheme          string     // W4A16, W4A16_ASYM, …; "": the method's own
-	Format          string     // gptq, awq, compressed-tensors, bitsandbytes; "": the method's own
+	Format          string     // gptq, awq, compressed-tensors, bitsandbytes, fp8; "": the method's own
 	For             []string   // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
 	Group           int        // columns that share a scale; 0: auto; -1: the whole row
 	Samples         int        // calibration sequences that the method takes from the front; 0: all
@@ -62,6 +64,7 @@ type FolderPlan struct {
 	typeOf   map[string]dtype.Type // by tensor name
 	own      map[string]bool       // modules that an override names
 	experts  map[string]bool       // modules that are experts
+	cut      map[string]bool       // modules whose last block has fewer rows
 	arch     string                // of the model
 	mixed    bool                  // types were measured
 	job      *FolderJob
@@ -91,7 +94,7 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 		return nil, err
 	}
 	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, Acts: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}, own: map[string]bool{},
-		experts: map[string]bool{}, arch: src.Spec.Arch}
+		experts: map[string]bool{}, cut: map[string]bool{}, arch: src.Spec.Arch}
 	if p.search, err = searchFor(m, job.Search); err != nil {
 		return nil, err
 	}
@@ -312,6 +315,8 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 			bad = "rows and columns must fill words of 32 bits"
 		case p.Format == formats.EXL2 && (l.rows%32 != 0 || l.cols%32 != 0):
 			bad = "rows and columns must be multiples of 32"
+		case block.InTiles(t) && l.cols%int(t.Group) != 0:
+			bad = "columns must be a multiple of " + strconv.Itoa(int(t.Group)) + ", the columns of a block,"
 		case p.Format == formats.AWQ && l.rows%8 != 0:
 			bad = "rows must be a multiple of 8"
 		case !dtype.Fits(t, l.cols):

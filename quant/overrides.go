@@ -6,6 +6,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -82,10 +83,10 @@ func (p *FolderPlan) types(s Scheme, layers []linear) error {
 				return err
 			}
 		}
-		if t != p.Type && (p.Format == formats.AWQ || p.Format == formats.Bitsandbytes) {
+		if t != p.Type && (p.Format == formats.AWQ || p.Format == formats.Bitsandbytes || p.Format == formats.FP8) {
 			return fail.Usagef("overrides", "format: gptq or compressed-tensors", "%s would be %v and the others %v: the configuration of a folder in the format %s has room for one type", l.name, t, p.Type, p.Format)
 		}
-		p.Types[l.name] = t
+		p.Types[l.name], p.cut[l.name] = t, block.InTiles(t) && l.rows%block.FloatRows != 0
 		if act != (dtype.Type{}) {
 			p.Acts[l.name] = act
 		}

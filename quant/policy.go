@@ -20,6 +20,7 @@ type artifact struct {
 	act    bool // activations are rounded, too
 
 	float   bool   // codes are floating-point numbers
+	cut     bool   // the last block of rows is cut off
 	experts bool   // several matrices under one name in Transformers
 	arch    string // the model's architecture
 }
@@ -29,7 +30,7 @@ func (p *FolderPlan) artifacts() []artifact {
 	var out []artifact
 	for _, l := range p.Layers {
 		t := p.Types[l]
-		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0, p.Acts[l] != dtype.Type{}, t.ScaledFloat(), p.experts[l], p.arch}
+		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0, p.Acts[l] != dtype.Type{}, t.ScaledFloat(), p.cut[l], p.experts[l], p.arch}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
 		}
@@ -62,7 +63,7 @@ var consumers = []string{"transformers", "vllm", "tgi", "exllama"}
 // 0.50.2, compressed-tensors 0.19 and 0.20.1) and vLLM 0.32, both on a CPU. The lines of
 // tgi and exllama are from their documentation and issues: TGI reads GPTQ, AWQ
 // and compressed-tensors in 4 bits, ExLlama 4-bit GPTQ and EXL2. So are all of
-// EXL2, which nothing loads on a CPU.
+// EXL2, which nothing loads on a CPU, and what is said of vLLM and blocks of FP8, which it runs on GPUs.
 var rules = []rule{
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && !a.sym }, "scheme", "scheme: W4A16, or format: awq", "Unsupported quantization config: sym=False"},
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.index }, "actorder", "actorder: static gives the same order without g_idx", "desc_act=True is no longer supported"},
@@ -72,7 +73,7 @@ var rules = []rule{
 	{"vllm", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "unknown quantization method bitsandbytes"},
 	{"transformers", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 4 && a.group == -1 }, "group_size", "group_size: 128, 64 or 32", "expect qGroupSize to be 32, 64, 128 or 256"},
 	{"transformers", func(a artifact) bool {
-		return a.arch == "gpt2" && (a.format == formats.CompressedTensors || a.format == formats.AWQ)
+		return a.arch == "gpt2" && (a.format == formats.CompressedTensors || a.format == formats.AWQ || a.format == formats.FP8)
 	}, "format", "method: gptq in its own format, or nf4", "its GPT-2 has Conv1D, which codes are not put into: what it computes with is chance"},
 	{"transformers", func(a artifact) bool {
 		return a.packed("gpt_bigcode", "falcon", "mamba2")
@@ -81,10 +82,10 @@ var rules = []rule{
 		return a.packed("kimi_linear", "olmo_hybrid")
 	}, "scheme", "scheme: FP8_DYNAMIC", "its model of this kind joins weights when it is loaded, which fails for packed ones"},
 	{"transformers", func(a artifact) bool {
-		return a.format == formats.CompressedTensors && (a.arch == "phimoe" || a.arch == "deepseek_v4")
+		return (a.format == formats.CompressedTensors || a.format == formats.FP8) && (a.arch == "phimoe" || a.arch == "deepseek_v4")
 	}, "format", "", "it has other names for Phi-MoE's router and DeepSeek-V4's indexer and takes them for quantized modules: it computes with scales that are chance, or fails at the first token"},
 	{"transformers", func(a artifact) bool {
-		return a.experts && a.format == formats.CompressedTensors && slices.Contains(joined, a.arch)
+		return a.experts && (a.format == formats.CompressedTensors || a.format == formats.FP8) && slices.Contains(joined, a.arch)
 	}, "ignore", "ignore: the modules of the experts", "its model of this kind has all experts in one tensor and does not read one by one: what it computes with is chance"},
 	{"transformers", func(a artifact) bool {
 		return a.experts && a.format == formats.CompressedTensors && !a.sym
@@ -92,6 +93,9 @@ var rules = []rule{
 	{"transformers", func(a artifact) bool {
 		return a.experts && a.format == formats.CompressedTensors && a.act && !a.float
 	}, "scheme", "scheme: W8A16 or FP8_DYNAMIC", "experts of 8-bit codes that are not packed are not joined: expected a non-empty list of Tensors"},
+	{"transformers", func(a artifact) bool { return a.format == formats.FP8 && a.cut }, "ignore", "ignore: modules whose rows are no multiple of 128",
+		"without a GPU it takes blocks of equal height: what it decodes is not what is stored, or weight shape not divisible by scale grid"},
+	{"vllm", func(a artifact) bool { return a.cut }, "ignore", "ignore: modules whose rows are no multiple of 128", "output_partition_size is not divisible by weight quantization block_n"},
 	{"tgi", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "bitsandbytes weights are quantized when a model is loaded, not read"},
 	{"tgi", func(a artifact) bool {
 		return a.format != formats.Bitsandbytes && a.format != formats.EXL2 && a.bits != 4
@@ -170,7 +174,7 @@ func Loads(format string) []string {
 			makes := slices.ContainsFunc(methods, func(m *Method) bool {
 				return slices.Contains(m.Schemes, s.Name) && slices.Contains(m.Formats, format)
 			})
-			a := artifact{format: format, bits: s.Weight.Bits(), sym: s.Weight.Flags&dtype.Zero == 0, group: cmp.Or(int(s.Weight.Group), 128), act: s.Act != dtype.Type{}}
+			a := artifact{format: format, bits: s.Weight.Bits(), sym: s.Weight.Flags&dtype.Zero == 0, group: cmp.Or(int(s.Weight.Group), 128), act: s.Act != dtype.Type{}, float: s.Weight.ScaledFloat()}
 			refused := slices.ContainsFunc(rules, func(r rule) bool { return r.consumer == program && r.when(a) })
 			if makes && s.checkFormat(format) == nil && !refused {
 				names = append(names, s.Name)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -33,6 +34,7 @@ var schemes = []Scheme{
 	{Name: "W6A16", Weight: dtype.Type{Kind: dtype.Int6}},
 	{Name: "W8A8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}, Act: formats.ActInt8},
 	{Name: "FP8_DYNAMIC", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: -1}, Act: formats.ActFP8},
+	{Name: "FP8_BLOCK", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: block.FloatRows}, Act: formats.ActFP8Block},
 	{Name: "NF4", Weight: dtype.Type{Kind: dtype.NF4, Group: 64}},
 	{Name: "FP4", Weight: dtype.Type{Kind: dtype.FP4, Group: 64}},
 	{Name: "INT8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}},
@@ -75,7 +77,9 @@ func (s Scheme) exl2Only() bool { return s.Weight.Kind == dtype.Int5 || s.Weight
 func (s Scheme) checkFormat(format string) error {
 	bits := s.Weight.Bits()
 	switch {
-	case s.Act != dtype.Type{} && format != formats.CompressedTensors:
+	case format == formats.FP8 && !block.InTiles(s.Weight):
+		return fail.Usagef("format", "use scheme: FP8_BLOCK", "the %s layout holds blocks of 8-bit floats, %s has none", format, s.Name)
+	case s.Act != dtype.Type{} && format != formats.CompressedTensors && format != formats.FP8:
 		return fail.Usagef("format", "use format: compressed-tensors", "the %s layout has no room for what %s says of activations", format, s.Name)
 	case format == formats.EXL2 && s.Weight.Flags&dtype.Zero != 0:
 		return fail.Usagef("format", "use format: gptq", "EXL2 has no zero points, %s has", s.Name)
@@ -98,8 +102,10 @@ func (s Scheme) resolveGroup(group int, layers []linear, undivided string) (int,
 		return resolveGroup(group, layers, undivided)
 	case own > 0 && group != 0 && group != own:
 		return 0, fail.Usagef("group_size", "leave it out", "%s has blocks of %d columns, group_size is %d", s.Name, own, group)
-	case own > 0:
+	case s.Weight.Flat():
 		return 0, nil
+	case own > 0:
+		return own, nil
 	case group != 0 && group != own:
 		return 0, fail.Usagef("group_size", "leave it out", "%s has one scale for every row, group_size is %d", s.Name, group)
 	default:
@@ -108,16 +114,19 @@ func (s Scheme) resolveGroup(group int, layers []linear, undivided string) (int,
 }
 
 // in is the storage type of weights in groups of columns in a layout. keep is
-// the type of what stays unquantized: compressed-tensors scales have it, the
-// others' are F16.
+// the type of what stays unquantized: compressed-tensors scales have it, those of fp8 are
+// F32, the others' F16.
 func (s Scheme) in(format string, group int, keep dtype.Kind) dtype.Type {
 	t := s.Weight
 	if t.Flat() {
 		return t
 	}
 	t.Group, t.Scale = int32(group), dtype.F16
-	if format == formats.CompressedTensors {
+	switch format {
+	case formats.CompressedTensors:
 		t.Scale = keep
+	case formats.FP8:
+		t.Scale = dtype.F32
 	}
 	return t
 }

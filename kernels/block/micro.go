@@ -1,7 +1,10 @@
 package block
 
 import (
+	"fmt"
+
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // decodeGroups decodes a type with scales for groups of columns.
@@ -93,6 +96,51 @@ func decodeMicro(dst []float32, m Raw, row, col int) {
 		}
 		dst, col = dst[n:], col+n
 	}
+}
+
+// FloatRows is how many rows share the scales of an InTiles type; the last run of a
+// matrix may be shorter.
+const FloatRows = 128
+
+// InTiles reports 8-bit floats whose blocks of FloatRows rows and as many columns have a
+// scale each, as EncodeTiles makes them: every row of a block holds the block's.
+func InTiles(t dtype.Type) bool { return t.Kind == dtype.F8E4M3 && t.Group == FloatRows }
+
+// EncodeTiles quantizes x [Rows*Cols] into m, of an InTiles type: a block's largest magnitude
+// becomes the kind's largest value, and blocks at the edges are cut off. It refuses values that
+// are not finite (ErrNotFinite).
+func EncodeTiles(m Raw, x []float32) error {
+	if !InTiles(m.Type) || len(x) != m.Rows*m.Cols {
+		panic(fmt.Sprintf("block: EncodeTiles: %d values into %d×%d of %v", len(x), m.Rows, m.Cols, m.Type))
+	}
+	if err := checkFinite(x, 0, m.Cols); err != nil {
+		return err
+	}
+	c, groups, size := microOf(m.Type.Kind), m.Type.Groups(m.Cols), int(m.Type.Group)
+	codes, scales := m.Plane(dtype.Codes), m.Plane(dtype.Scales)
+	par.For((m.Rows+FloatRows-1)/FloatRows, 1, func(lo, hi int) {
+		scale := make([]float32, groups)
+		for run := lo; run < hi; run++ {
+			first, end := run*FloatRows, min((run+1)*FloatRows, m.Rows)
+			clear(scale)
+			for i, v := range x[first*m.Cols : end*m.Cols] {
+				g := i % m.Cols / size
+				scale[g] = max(scale[g], v, -v)
+			}
+			for g, top := range scale {
+				scale[g] = MicroScale(m.Type, top)
+			}
+			for r := first; r < end; r++ {
+				for g, s := range scale {
+					putScale(scales, m.Type.Scale, r*groups+g, s)
+				}
+				for i, v := range x[r*m.Cols : (r+1)*m.Cols] {
+					codes[r*m.Cols+i] = c.roundMicro(v, scale[i/size])
+				}
+			}
+		}
+	})
+	return nil
 }
 
 // encodeMicroRow gives each group the scale of its largest magnitude. Where scales

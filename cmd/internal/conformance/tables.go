@@ -185,8 +185,8 @@ func programs(interop, word string) string {
 
 // ofFolders are the columns of layouts; ROW is the layout's name.
 var ofFolders = []column{
-	{"decode", []string{"formats TestQuantizedFolders/ROW/*", "formats TestBitsandbytesFolders/ROW/*", "formats TestRewriteFolders/*/ROW/*", "formats TestPackedFolders/ROW"}},
-	{"encode", []string{"formats TestRewriteFolders/*/ROW/*", "formats TestEXL2Written/ROW"}},
+	{"decode", []string{"formats TestQuantizedFolders/ROW/*", "formats TestBitsandbytesFolders/ROW/*", "formats TestRewriteFolders/*/ROW/*", "formats TestPackedFolders/ROW", "quant TestTiles/ROW"}},
+	{"encode", []string{"formats TestRewriteFolders/*/ROW/*", "formats TestEXL2Written/ROW", "quant TestTiles/ROW"}},
 }
 
 // folderTable has a row for each layout of a folder.
@@ -199,6 +199,9 @@ func folderTable(interop string, outcomes map[string]outcome) string {
 			cells = append(cells, t.note(ofFolders[i].cell(l, outcomes)))
 		}
 		loads, seen := strings.Join(quant.Loads(l), "; "), programs(interop, "(?i:"+l+")")
+		if l == formats.FP8 { // FP8 alone is a word of others, too
+			seen = programs(interop, "fine-grained FP8")
+		}
 		if l == formats.Plain {
 			seen = programs(interop, "merged")
 			loads = seen
@@ -226,7 +229,7 @@ var families = []family{
 	{"compressed-tensors int-quantized (W8A8)", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-w8a8-*", "formats TestForeign/int8-*"}, []string{"formats TestRewriteFolders/ct-w8a8-*/*/*"}, "W8A8"},
 	{"compressed-tensors float-quantized (FP8 static)", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-fp8-*"}, nil, "F8_E4M3"},
 	{"compressed-tensors float-quantized (FP8 dynamic)", "ourselves", []string{"quant TestActivations"}, []string{"quant TestActivations"}, "FP8_DYNAMIC"},
-	{"compressed-tensors FP8 by group and block, mixed groups", "compressed-tensors", []string{"formats TestForeign/fp8-group", "formats TestForeign/fp8-block-*"}, nil, "F8_E4M3"},
+	{"compressed-tensors FP8 by group and block, mixed groups", "compressed-tensors", []string{"formats TestForeign/fp8-group", "formats TestForeign/fp8-block-*"}, []string{"quant TestTiles/compressed-tensors"}, "F8_E4M3"},
 	{"compressed-tensors NVFP4", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-nvfp4", "formats TestForeign/nvfp4-*"}, nil, "NVFP4"},
 	{"compressed-tensors MXFP4", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-mxfp4"}, nil, "MXFP4"},
 	{"AutoRound integers", "AutoRound", []string{"formats TestQuantizedFolders/gptq/autoround-*", "formats TestForeign/auto-round-[2-8]*"}, []string{"formats TestRewriteFolders/autoround-*/*/*"}, ""},
@@ -234,7 +237,7 @@ var families = []family{
 	{"Quark FP8, MXFP4", "numpy", []string{"formats TestForeign/quark-*"}, nil, ""},
 	{"ModelOpt NVFP4", "ModelOpt", []string{"formats TestPackedFolders/modelopt"}, nil, ""},
 	{"ModelOpt FP8 by block, MXFP4", "numpy", []string{"formats TestForeign/modelopt-*"}, nil, ""},
-	{"fine-grained FP8 (DeepSeek)", "Transformers", []string{"formats TestForeign/fp8-fine-grained"}, nil, ""},
+	{"fine-grained FP8 (DeepSeek)", "Transformers", []string{"formats TestForeign/fp8-fine-grained"}, []string{"quant TestTiles/fp8"}, ""},
 	{"FBGEMM FP8", "numpy", []string{"formats TestForeign/fbgemm-*"}, nil, ""},
 	{"MXFP4 of gpt-oss", "llm-compressor", []string{"formats TestMXFP4Golden"}, nil, ""},
 	{"torchao int4", "numpy", []string{"formats TestTorchAO/int4*"}, nil, ""},

@@ -50,6 +50,9 @@ var falconH1 = Arch{
 			mixer.Norm = NoMixNorm
 		}
 		mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU}
+		a.InScale, a.OutScale, a.KeyScale = 1, 1, 1 // weights have what a config.json states
+		mixer.InScale, mixer.OutScale, mixer.PartScales = 1, 1, [5]float32{1, 1, 1, 1, 1}
+		mlp.GateScale, mlp.OutScale = 1, 1
 		err := s.repeat(m.Int(-1, "block_count"), falconLayer(a, mixer, mlp))
 		return s, cmp.Or(m.err, err)
 	},

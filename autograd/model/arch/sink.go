@@ -455,6 +455,9 @@ func (a *Arch) unsaid(s *Spec, keys map[string]json.RawMessage) string {
 	if err := c.noZeroFactors(); err != nil {
 		return err.Error()
 	}
+	if class, _ := get[[]string](c, "architectures"); len(class) > 0 { // which may be that of the half that reads text
+		a = cmp.Or(byHF(class[0], ""), a)
+	}
 	back, err := a.Spec(c)
 	if err != nil {
 		return err.Error()

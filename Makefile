@@ -7,7 +7,7 @@ SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3       = models/gemma-3-270m-q4_k_m.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test conformance conformance-all generate-cuda cuda-registers cuda-check gpu-build gpu-test gpu-bench test-nodl test-arm64 test-race fuzz fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 gemma3 interop interop-vllm clean
+.PHONY: help build test conformance conformance-all generate-cuda cuda-registers cuda-tools cuda-check gpu-build gpu-test gpu-bench test-nodl test-arm64 test-race fuzz fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 gemma3 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -65,6 +65,8 @@ build/$(NVRTC):
 PTXAS = nvidia_cuda_nvcc_cu12-12.4.131-py3-none-manylinux2014_x86_64.whl
 cuda-registers: build/$(PTXAS) ## registers and spills of each kernel in docs/cuda.md by NVIDIA's assembler 12.4, which needs no GPU
 	python3 -B kernels/cuda/gen/ptxas.py build/nvcc/nvidia/cuda_nvcc/bin/ptxas --write
+
+cuda-tools: build/$(NVRTC) build/$(PTXAS) ## NVRTC and ptxas 12.4 from PyPI
 
 cuda-check: generate-cuda build/$(PTXAS) ## the committed PTX and registers are those of the sources (network, no GPU)
 	git diff --exit-code --stat kernels/cuda/ptx

@@ -255,11 +255,7 @@ func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ
 		return err
 	}
 	defer src.Close()
-	for _, text := range []string{src.CarriedNote(false), src.DecodedNote()} {
-		if text != "" {
-			noteTo(note)(text)
-		}
-	}
+	writtenNotes(src, noteTo(note))
 	d := arch.Dense{Path: out, Type: &t, Progress: progress}
 	if err := room(dev, model, func(dev *dry.Dry) error {
 		return hosts(dev, arch.CopyMemory(src, d.Plan(src), nil)+tokenizer.Memory(src.Reader))

@@ -174,6 +174,15 @@ func noteTo(f func(string)) func(string) {
 	return f
 }
 
+// writtenNotes gives note what becomes of parts and types of src where it is written to a folder.
+func writtenNotes(src *arch.Source, note func(string)) {
+	for _, text := range []string{src.CarriedNote(false), src.DecodedNote()} {
+		if text != "" {
+			note(text)
+		}
+	}
+}
+
 // otherBase notes the adapters that say to belong to a base of other content than
 // the model at path. One that names this very path is believed unless sure is set,
 // since all of a large model would be read.

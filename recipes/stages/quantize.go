@@ -366,11 +366,7 @@ type Quantization struct {
 // those of the usual programs that do.
 func (q *Quantization) job(src *arch.Source) (quant.FolderJob, error) {
 	job := q.Options.Job(q.Output)
-	for _, text := range []string{src.CarriedNote(false), src.DecodedNote()} {
-		if text != "" {
-			noteTo(q.Note)(text)
-		}
-	}
+	writtenNotes(src, noteTo(q.Note))
 	if !q.AnyFor {
 		return job, nil
 	}
@@ -490,11 +486,7 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 	if text := plan.ExpertsNote(); text != "" {
 		s.Note("%s", text)
 	}
-	for _, text := range []string{src.CarriedNote(false), src.DecodedNote()} {
-		if text != "" {
-			s.Note("%s", text)
-		}
-	}
+	writtenNotes(src, func(text string) { s.Note("%s", text) })
 	if by := plan.RefusedBy(); len(by) > 0 {
 		s.Note("%s will not load it", strings.Join(by, ", "))
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels/dl"
@@ -116,14 +115,8 @@ func OpenCublasLt(stream uintptr, workspace Ptr, n int64, libs ...string) (Produ
 		return nil, fmt.Errorf("cuBLASLt is not there: %w", err)
 	}
 	l := &cublasLt{lib: lib, stream: stream, workspace: workspace, bytes: n, plans: map[shape]*plan{}}
-	var lacking []string
-	for name, f := range l.symbols() {
-		if *f, err = lib.Sym(name); err != nil {
-			lacking = append(lacking, name)
-		}
-	}
-	if len(lacking) > 0 {
-		return nil, fmt.Errorf("%s lacks %s", lib.Path, strings.Join(sorted(lacking), ", "))
+	if lacking := find(lib, l.symbols()); lacking != "" {
+		return nil, fmt.Errorf("%s lacks %s", lib.Path, lacking)
 	}
 	if l.version = int(l.getVersion.Call()); l.version < 120000 { // 12.x.y: 12xxyy; 13.x.y: 13xxyy
 		return nil, fmt.Errorf("%s is cuBLASLt of version number %d, 12 or newer is needed", lib.Path, l.version)

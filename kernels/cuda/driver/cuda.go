@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
-	"slices"
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels/dl"
@@ -58,8 +57,6 @@ func (c *cuda) symbols() map[string]*dl.Func {
 		"cuEventElapsedTime": &c.eventElapsedTime, "cuEventDestroy_v2": &c.eventDestroy,
 	}
 }
-
-func sorted(s []string) []string { slices.Sort(s); return s }
 
 // check makes an error of a CUresult, in the driver's words.
 func (c *cuda) check(call string, result uintptr) error {

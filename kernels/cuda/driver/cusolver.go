@@ -3,7 +3,6 @@ package driver
 import (
 	"fmt"
 	"runtime"
-	"strings"
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels/dl"
@@ -62,14 +61,8 @@ func OpenCusolver(stream uintptr, libs ...string) (Factors, error) {
 		return nil, fmt.Errorf("cuSOLVER is not there: %w", err)
 	}
 	l := &cusolver{lib: lib}
-	var lacking []string
-	for name, f := range l.symbols() {
-		if *f, err = lib.Sym(name); err != nil {
-			lacking = append(lacking, name)
-		}
-	}
-	if len(lacking) > 0 {
-		return nil, fmt.Errorf("%s lacks %s", lib.Path, strings.Join(sorted(lacking), ", "))
+	if lacking := find(lib, l.symbols()); lacking != "" {
+		return nil, fmt.Errorf("%s lacks %s", lib.Path, lacking)
 	}
 	var version int32
 	if err := l.check("cusolverGetVersion", l.getVersion.Call(uintptr(unsafe.Pointer(&version)))); err != nil {

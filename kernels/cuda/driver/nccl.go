@@ -3,7 +3,6 @@ package driver
 import (
 	"fmt"
 	"runtime"
-	"strings"
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels/dl"
@@ -52,14 +51,8 @@ func OpenNccl(stream uintptr, libs ...string) (Ranks, error) {
 		return nil, fmt.Errorf("NCCL is not there: %w", err)
 	}
 	l := &nccl{lib: lib, stream: stream}
-	var lacking []string
-	for name, f := range l.symbols() {
-		if *f, err = lib.Sym(name); err != nil {
-			lacking = append(lacking, name)
-		}
-	}
-	if len(lacking) > 0 {
-		return nil, fmt.Errorf("%s lacks %s", lib.Path, strings.Join(sorted(lacking), ", "))
+	if lacking := find(lib, l.symbols()); lacking != "" {
+		return nil, fmt.Errorf("%s lacks %s", lib.Path, lacking)
 	}
 	var version int32
 	if err := l.check("ncclGetVersion", l.getVersion.Call(uintptr(unsafe.Pointer(&version)))); err != nil {

@@ -3,6 +3,7 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
@@ -47,16 +48,24 @@ func Open(index int, libs ...string) (Driver, error) {
 	return c, nil
 }
 
-// bind finds every function in the library.
-func (c *cuda) bind() error {
+// find sets functions to those of a library by their names, and returns the names of what it
+// lacks; "" for nothing.
+func find(lib *dl.Lib, symbols map[string]*dl.Func) string {
 	var lacking []string
-	for name, f := range c.symbols() {
+	for name, f := range symbols {
 		var err error
-		if *f, err = c.lib.Sym(name); err != nil {
+		if *f, err = lib.Sym(name); err != nil {
 			lacking = append(lacking, name)
 		}
 	}
-	if len(lacking) == 0 {
+	slices.Sort(lacking)
+	return strings.Join(lacking, ", ")
+}
+
+// bind finds every function in the library.
+func (c *cuda) bind() error {
+	lacking := find(c.lib, c.symbols())
+	if lacking == "" {
 		return nil
 	}
 	version := "of unknown version"
@@ -65,7 +74,7 @@ func (c *cuda) bind() error {
 			version = "for CUDA " + versionText(v)
 		}
 	}
-	return fmt.Errorf("%s (a driver %s) lacks %s", c.lib.Path, version, strings.Join(sorted(lacking), ", "))
+	return fmt.Errorf("%s (a driver %s) lacks %s", c.lib.Path, version, lacking)
 }
 
 // open starts the driver and makes the device's primary context current.

@@ -2,15 +2,16 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from lib import BUILD, NEW_TOKENS, ROOT, SHARED, TEXTS, Quickstart, close, greedy, lines, logits, ours, run, same, say, subjects, tokenize
+from lib import BUILD, NEW_TOKENS, POCKET, ROOT, SHARED, TEXTS, Quickstart, close, generated, greedy, lines, logits, made, ours, run, same, say, subjects, tokenize
 from llama import Llama, chat
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")
 # What a file's logits may be off: llama.cpp rounds activations to 8 bits for
@@ -32,6 +33,39 @@ def file(s, kind, path=None):
     m = Llama(path)
     noise = close(f"{s.name}: {kind} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMITS.get(kind, QUANTIZED))
     greedy(f"{s.name}: {kind}", s, path, lambda prompts: [m.greedy(p, NEW_TOKENS, s.stops()) for p in prompts], NEW_TOKENS, noise)
+
+
+# Every type of a GGUF's matrices, and the mixture that is named otherwise.
+TYPES = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS IQ3_S IQ3_XXS IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S TQ2_0 TQ1_0 Q2_0 Q1_0 MXFP4 NVFP4".split()
+MIXTURES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "IQ2_S": "IQ2_M", "MXFP4": "MXFP4_MOE"}
+
+
+def types():
+    """Logits of a random model of two blocks, each of its matrices but the embedding in one type: rows of 256 and 512, which every type divides."""
+    rng, out = np.random.default_rng(7), BUILD / "types"
+    out.mkdir(exist_ok=True)
+    e, f, v = 256, 512, json.loads((POCKET / "config.json").read_text())["vocab_size"]
+    dense = out / "dense"
+    if not (dense / "config.json").exists():
+        dense.mkdir(exist_ok=True)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(POCKET / name, dense)
+        drawn = lambda rows, cols: (rng.standard_t(5, (rows, cols)) * 0.8 / cols**0.5).astype(np.float32)
+        w = {"model.embed_tokens.weight": drawn(v, e) * 16, "lm_head.weight": drawn(v, e), "model.norm.weight": np.ones(e, np.float32)}
+        for i in range(2):
+            at = f"model.layers.{i}."
+            w |= {at + n: np.ones(e, np.float32) for n in ("input_layernorm.weight", "post_attention_layernorm.weight")}
+            w |= {at + f"self_attn.{n}_proj.weight": drawn(r, e) for n, r in (("q", e), ("k", e // 2), ("v", e // 2), ("o", e))}
+            w |= {at + f"mlp.{n}_proj.weight": drawn(r, c) for n, r, c in (("gate", f, e), ("up", f, e), ("down", e, f))}
+        save_file(w, dense / "model.safetensors")
+        (dense / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": e, "intermediate_size": f, "num_hidden_layers": 2, "num_attention_heads": 4,
+                                                       "num_key_value_heads": 2, "head_dim": 64, "vocab_size": v, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}))
+    ids = rng.integers(0, v, (2, 32))
+    weights = made(out / "imatrix.gguf", "quant", "imatrix", "--model", dense, "--calibration", generated() / "corpus.jsonl", "--samples", "16", "--max-length", "128", "--process-output")
+    for kind in TYPES:
+        path = made(out / f"{kind}.gguf", "quant", "gguf", "--model", dense, "--type", MIXTURES.get(kind, kind), "--pure", "--token-embedding-type", "Q8_0", "--imatrix", weights)
+        same(f"types: {kind} matrices", sorted({t["dtype"] for t in json.loads(ours("tune", "inspect", "--json", path))["tensors"] if len(t["shape"]) > 1 and t["name"] != "token_embd.weight"}), [kind])
+        close(f"types: {kind} logits", theirs(Llama(path), ids), logits(path, ids), LIMITS.get(kind, QUANTIZED))
 
 
 def text(s, kind):
@@ -103,7 +137,7 @@ def reader(s, kind):
     say(compared > 0 and differ == 0, f"{s.name}: {kind} weights decoded by gguf-py", f"{differ} of {compared} differ")
 
 
-checks = []
+checks = [(types,)]
 if (SHARED / "stories260K").exists():
     checks += [(tokenizer, "stories260K", SHARED / "stories260K/stories260K-f32.gguf")]
 for s in subjects():

@@ -4,11 +4,15 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // FuzzConfigFile: any adapter_config.json is read or refused, and what was read
@@ -67,5 +71,59 @@ func FuzzMatch(f *testing.F) {
 		if err == nil && len(got) == 0 {
 			t.Fatal("nothing chosen and no error")
 		}
+	})
+}
+
+// FuzzGGUF: an adapter in a GGUF is read or refused, and what was read is written and read
+// again to the same.
+func FuzzGGUF(f *testing.F) {
+	dir := testdir.Shared(f, "golden/train/lora")
+	src, err := arch.Open(filepath.Join(dir, "base-llama"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { src.Close() })
+	path, again := filepath.Join(f.TempDir(), "a.gguf"), filepath.Join(f.TempDir(), "b.gguf")
+	for _, c := range []struct{ name, targets string }{{"lora", `[o_proj]`}, {"lora", `[q_proj, k_proj]`}, {"lora_embedding", `[embed_tokens]`}} {
+		folder, err := ReadFolder(filepath.Join(dir, c.name, "adapter"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		if err := yaml.Unmarshal([]byte("{target_modules: "+c.targets+"}"), &folder.Config); err != nil {
+			f.Fatal(err)
+		}
+		for name := range folder.tensors {
+			if !slices.ContainsFunc(folder.Config.TargetModules.Names, func(n string) bool { return strings.Contains(name, "."+n+".") }) || strings.Contains(name, "base_layer") {
+				delete(folder.tensors, name)
+			}
+		}
+		os.Remove(path)
+		if err := folder.WriteGGUF(path, src, "a", dtype.Of(dtype.Q8_0)); err != nil {
+			f.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		os.Remove(path)
+		os.Remove(again)
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, err := ReadGGUF(path, src)
+		if err != nil {
+			return
+		}
+		if err := got.WriteGGUF(again, src, "a", dtype.Of(dtype.F32)); err != nil {
+			t.Fatal(err)
+		}
+		back, err := ReadGGUF(again, src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameTensors(t, src, back, got, 1e-6)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +18,8 @@ import (
 
 // An adapter in a GGUF is as llama.cpp's convert_lora_to_gguf makes it: for every
 // adapted tensor NAME.lora_a [r, in] and NAME.lora_b [out, r] under the base's name of
-// it and with its rows, of experts with their number in front. The factor of the
+// it and with its rows, of experts with their number in front; of the table of tokens,
+// where they are looked up, NAME.lora_a [V, r] and NAME.lora_b [in, r]. The factor of the
 // product is adapter.lora.alpha over r; alpha 0 stands for factor 1.
 const (
 	ggufAlpha = "adapter.lora.alpha"
@@ -42,9 +44,10 @@ func Read(path string, src *arch.Source) (*Folder, error) {
 }
 
 // WriteGGUF writes the adapter for the base src as a GGUF whose matrices are of type
-// typ: F32, F16, BF16 or Q8_0, the last with F16 where rows are no whole blocks. Of
-// src no weights are read. What is no low-rank matrix of a linear map is an error, and
-// so is one that llama.cpp would leave out without a word.
+// typ: F32, F16, BF16 or Q8_0, the last with F16 where rows are no whole blocks. Of src
+// no weights are read but those of tables that the adapter holds whole. What is no
+// low-rank matrix of a linear map or of an untied table of tokens is an error, and so is
+// one that llama.cpp would leave out without a word.
 func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype.Type) error {
 	if err := f.plainLoRA("merge the adapter, and export the model"); err != nil {
 		return err
@@ -66,8 +69,9 @@ func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype
 	data := map[string][]byte{}
 	for i, mod := range chosen {
 		t := tensors[mod.index]
-		if t == nil || mod.Kind == EmbeddingModule {
-			return fail.Inputf(f.Dir, "merge the adapter, and export the model", "%s: a GGUF holds low-rank matrices of linear maps only, not of embeddings or tied heads", mod.Path)
+		table := mod.Kind == EmbeddingModule
+		if t == nil || table && !looksUp(src, t) {
+			return fail.Inputf(f.Dir, "merge the adapter, and export the model", "%s: "+otherTables, mod.Path)
 		}
 		if src.Unheard(t.Rule) {
 			return fail.Inputf(f.Dir, "merge the adapter, and export the model; or train one without it (exclude_modules)", "%s: llama.cpp does not apply an adapter's matrices of it in architecture %s", mod.Path, src.GGUFName())
@@ -76,7 +80,14 @@ func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype
 		if err != nil {
 			return err
 		}
-		a, b, err := f.layer(stems[i], r, t.Rows/max(t.Experts, 1), t.Cols, t.Experts, t.Turned)
+		var a, b []float32
+		if table {
+			if b, a, err = f.table(stems[i], r, t.Rows, t.Cols); err == nil {
+				a = transposed(a, 1, t.Cols, r)
+			}
+		} else {
+			a, b, err = f.layer(stems[i], r, t.Rows/max(t.Experts, 1), t.Cols, t.Experts, t.Turned)
+		}
 		if err != nil {
 			return err
 		}
@@ -92,10 +103,13 @@ func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype
 			return fail.Inputf(f.Dir, "merge the adapter, and export the model", "%s: a GGUF has no tensor for it", mod.Path)
 		}
 		for _, p := range pieces {
-			if err := addPiece(&plan, data, p, a, b, r, typ); err != nil {
+			if err := addPiece(&plan, data, p, a, b, r, typ, table); err != nil {
 				return fail.Inputf(f.Dir, "merge the adapter, and export the model", "%s: %w", mod.Path, err)
 			}
 		}
+	}
+	if err := f.ownTables(src); err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
 		if !f.tensors[name].used {
@@ -120,6 +134,46 @@ func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype
 	return w.Commit()
 }
 
+// otherTables is why the adapter of an embedding, or of a head that is one, has no place
+// in a GGUF: llama.cpp reads it where it looks tokens up, and of a tied head it would
+// multiply with the same two matrices.
+const otherTables = "a GGUF holds low-rank matrices of linear maps and of the table of tokens, not of a tied table or head, of positions, or of an encoder's tokens"
+
+// looksUp reports whether llama.cpp takes the adapter of the embedding t.
+func looksUp(src *arch.Source, t *arch.Tensor) bool {
+	return t.Role == arch.Embed && !src.Spec.Tied && src.Spec.Encoder == 0
+}
+
+// ownTables takes the tables that PEFT stores beside their adapters. They must be those of
+// the base, but for a rounding to bf16; with one of a quantized base nothing is compared.
+func (f *Folder) ownTables(src *arch.Source) error {
+	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
+		t := src.Named(baseName(name))
+		if t == nil || !strings.HasSuffix(name, ".base_layer.weight") {
+			continue
+		}
+		v, err := f.takeWhole(name, ofTokens(t), t.Shape()...)
+		if err != nil {
+			return err
+		}
+		m, _, err := src.Read(t)
+		if err != nil {
+			return err
+		}
+		if m.Type.Quantized() {
+			continue
+		}
+		own := make([]float32, len(v))
+		block.DecodeAll(own, m)
+		for i, x := range own {
+			if d := math.Abs(float64(v[i]) - float64(x)); !(d <= math.Abs(float64(x))/256) {
+				return fail.Inputf(f.Dir, "merge the adapter, and export the model", "tensor %s%s[%d] is %v, in the base %v: a GGUF holds low-rank matrices only", prefix, name, i, v[i], x)
+			}
+		}
+	}
+	return nil
+}
+
 // CheckGGUF refuses what WriteGGUF would of the adapter: before it is trained.
 func (ad *Adapter) CheckGGUF() error {
 	const hint = "merge the adapter, and export the model"
@@ -130,10 +184,15 @@ func (ad *Adapter) CheckGGUF() error {
 		return fail.Usagef("lora.use_dora", hint, "use_dora: its magnitudes are no low-rank matrices, and a GGUF holds nothing else")
 	case ad.Config.LoRABias:
 		return fail.Usagef("lora.lora_bias", hint, "lora_bias: its biases are no low-rank matrices, and a GGUF holds nothing else")
-	case len(ad.tables) > 0 || len(ad.whole) > 0 || len(ad.variants) > 0:
-		return fail.Usagef("export.adapter", hint, "a GGUF holds low-rank matrices of linear maps only, not of embeddings, and no modules trained whole")
+	case len(ad.whole) > 0 || len(ad.variants) > 0:
+		return fail.Usagef("export.adapter", hint, "a GGUF holds low-rank matrices only, and no modules trained whole")
 	}
 	src := ad.model.Source()
+	for _, l := range ad.tables {
+		if t := ad.model.TensorOf(l.embed.W); t == nil || !looksUp(src, t) {
+			return fail.Usagef("export.adapter", hint, "%s: "+otherTables, l.path)
+		}
+	}
 	var paths, names []string
 	for i := range ad.Layers {
 		l := &ad.Layers[i]
@@ -177,14 +236,18 @@ func (f *Folder) ggufAlpha(chosen []Module) (alpha float32, folded bool, err err
 	return alpha, folded, nil
 }
 
-// addPiece plans A and B of one of the file's tensors.
-func addPiece(plan *[]formats.TensorPlan, data map[string][]byte, p arch.FileTensor, a, b []float32, r int, typ dtype.Type) error {
+// addPiece plans A and B of one of the file's tensors, which may be the table of tokens.
+func addPiece(plan *[]formats.TensorPlan, data map[string][]byte, p arch.FileTensor, a, b []float32, r int, typ dtype.Type, table bool) error {
 	fa, fb, err := p.LowRank(a, b, r)
 	if err != nil {
 		return err
 	}
 	in, n := int64(p.Of.Cols), max(p.Of.Experts, 1)
 	shapes := [][]int64{{int64(r), in}, {int64(len(fb) / r / n), int64(r)}}
+	if table {
+		fa, fb = fb, transposed(fa, 1, r, p.Of.Cols)
+		shapes = [][]int64{shapes[1], {in, int64(r)}}
+	}
 	for i, v := range [][]float32{fa, fb} {
 		if n > 1 || p.Of.Experts > 0 {
 			shapes[i] = append([]int64{int64(n)}, shapes[i]...)
@@ -230,15 +293,16 @@ func ReadGGUF(path string, src *arch.Source) (*Folder, error) {
 		if t == nil {
 			continue
 		}
-		l, err := g.take(t)
+		table := mods[i].Kind == EmbeddingModule
+		l, err := g.take(t, table)
 		if err != nil {
 			return nil, err
 		}
 		if l == nil {
 			continue
 		}
-		if mods[i].Kind == EmbeddingModule {
-			return nil, fail.Inputf(path, "merge it with llama.cpp's llama-export-lora", "an adapter on %s is not supported", mods[i].Path)
+		if table && !looksUp(src, t) {
+			return nil, fail.Inputf(path, "train one without it (exclude_modules)", "%s: "+otherTables, mods[i].Path)
 		}
 		chosen, low = append(chosen, mods[i]), append(low, l)
 	}
@@ -293,18 +357,19 @@ func (g *ggufAdapter) readKeys(src *arch.Source) error {
 
 // lowRank is the adapter of one tensor in memory: a [experts·r, in], b [rows, r].
 type lowRank struct {
-	t    *arch.Tensor
-	a, b []float32
-	r    int
-	one  bool // the factor is in b already
+	t     *arch.Tensor
+	a, b  []float32
+	r     int
+	one   bool // the factor is in b already
+	table bool // rows are tokens
 }
 
 // take puts the adapter of a tensor together from those of its pieces; nil where there
 // is none. Pieces with a different A lie beside each other in the rank.
-func (g *ggufAdapter) take(t *arch.Tensor) (*lowRank, error) {
+func (g *ggufAdapter) take(t *arch.Tensor, table bool) (*lowRank, error) {
 	var parts []lowRank
 	for _, p := range t.AsGGUF() {
-		l, err := g.piece(p)
+		l, err := g.piece(p, table)
 		if err != nil {
 			return nil, err
 		}
@@ -330,7 +395,7 @@ func (g *ggufAdapter) take(t *arch.Tensor) (*lowRank, error) {
 		all += l.r
 	}
 	n := max(t.Experts, 1)
-	sum := lowRank{t: t, a: make([]float32, n*all*t.Cols), b: make([]float32, t.Rows*all), r: all, one: true}
+	sum := lowRank{t: t, a: make([]float32, n*all*t.Cols), b: make([]float32, t.Rows*all), r: all, one: true, table: table}
 	at := 0
 	for _, l := range parts {
 		by := float32(g.scale(l.r))
@@ -356,7 +421,7 @@ func (g *ggufAdapter) scale(r int) float64 {
 }
 
 // piece reads the adapter of one of the base's tensors in a GGUF.
-func (g *ggufAdapter) piece(p arch.FileTensor) (*lowRank, error) {
+func (g *ggufAdapter) piece(p arch.FileTensor, table bool) (*lowRank, error) {
 	ta, tb := g.tensors[p.Name+ggufA], g.tensors[p.Name+ggufB]
 	if ta == nil && tb == nil {
 		return nil, nil
@@ -364,10 +429,14 @@ func (g *ggufAdapter) piece(p arch.FileTensor) (*lowRank, error) {
 	if ta == nil || tb == nil {
 		return nil, fail.Inputf(g.r.Path(), "", "%s has one of %s and %s", p.Name, ggufA, ggufB)
 	}
-	n := len(ta.Shape)
+	sa, sb := ta.Shape, tb.Shape
+	if table && len(sb) == 2 {
+		sa, sb = []int64{sb[1], sb[0]}, sa
+	}
+	n := len(sa)
 	want := append(slices.Clone(p.Shape[:len(p.Shape)-2]), 0, 0)
-	if n != len(want) || len(tb.Shape) != n || ta.Shape[n-1] != p.Shape[n-1] || tb.Shape[n-2] != p.Shape[n-2] || ta.Shape[n-2] != tb.Shape[n-1] || ta.Shape[n-2] < 1 ||
-		!slices.Equal(ta.Shape[:n-2], want[:n-2]) || !slices.Equal(tb.Shape[:n-2], want[:n-2]) {
+	if n != len(want) || len(sb) != n || sa[n-1] != p.Shape[n-1] || sb[n-2] != p.Shape[n-2] || sa[n-2] != sb[n-1] || sa[n-2] < 1 ||
+		!slices.Equal(sa[:n-2], want[:n-2]) || !slices.Equal(sb[:n-2], want[:n-2]) {
 		return nil, fail.Inputf(g.r.Path(), "", "was made for another base: A and B of %s are %v and %v, the tensor is %v", p.Name, ta.Shape, tb.Shape, p.Shape)
 	}
 	a, err := g.values(ta)
@@ -380,7 +449,10 @@ func (g *ggufAdapter) piece(p arch.FileTensor) (*lowRank, error) {
 	}
 	delete(g.tensors, p.Name+ggufA)
 	delete(g.tensors, p.Name+ggufB)
-	l := &lowRank{t: p.Of, r: int(tb.Shape[n-1])}
+	l := &lowRank{t: p.Of, r: int(sb[n-1]), table: table}
+	if table {
+		a, b = transposed(b, 1, p.Of.Cols, l.r), a
+	}
 	l.b = make([]float32, p.Of.Rows*l.r)
 	if l.a, err = p.FromLowRank(a, b, l.r, l.b); err != nil {
 		return nil, fail.Inputf(g.r.Path(), "", "%w", err)
@@ -440,6 +512,11 @@ func (g *ggufAdapter) fill(f *Folder, mods, chosen []Module, low []*lowRank) {
 // put stores a module's matrices as PEFT does.
 func (f *Folder) put(stem string, l *lowRank) {
 	t, n := l.t, max(l.t.Experts, 1)
+	if l.table {
+		f.tensors[stem+embeddingA] = &stored{shape: []int64{int64(l.r), int64(t.Rows)}, data: transposed(l.b, 1, t.Rows, l.r)}
+		f.tensors[stem+embeddingB] = &stored{shape: []int64{int64(t.Cols), int64(l.r)}, data: transposed(l.a, 1, l.r, t.Cols)}
+		return
+	}
 	a, b, in, out := l.a, l.b, t.Cols, t.Rows/n
 	if t.Turned {
 		a, b = transposed(l.b, n, out, l.r), transposed(l.a, n, l.r, in)

@@ -63,13 +63,17 @@ func sameTensors(t *testing.T, src *arch.Source, got, want *Folder, eps float64)
 		t.Fatalf("%d modules, want %d", len(again), len(chosen))
 	}
 	for i, stem := range storedPaths(chosen) {
-		for _, end := range endings[0] {
+		ends := endings[0]
+		if chosen[i].Kind == EmbeddingModule {
+			ends = endings[1]
+		}
+		for _, end := range ends {
 			g, w := got.tensors[stem+end], want.tensors[stem+end]
 			if g == nil || !slices.Equal(g.shape, w.shape) {
 				t.Fatalf("%s%s is missing or of another shape", stem, end)
 			}
 			x, y := 1.0, 1.0
-			if end == endings[0][1] {
+			if end == ends[1] {
 				x, y = factorOf(t, got, chosen[i]), factorOf(t, want, chosen[i])
 			}
 			for k := range w.data {
@@ -94,7 +98,7 @@ func TestGGUFLlama(t *testing.T) {
 	dir := testdir.Shared(t, "golden/train/lora")
 	src, _ := loadModel(t, filepath.Join(dir, "base-llama"))
 	rows, width := evalBatch(t, dir)
-	for _, name := range []string{"lora", "rslora", "patterns"} {
+	for _, name := range []string{"lora", "rslora", "patterns", "lora_embedding"} {
 		t.Run(name, func(t *testing.T) {
 			folder := filepath.Join(dir, name, "adapter")
 			f, err := ReadFolder(folder)
@@ -104,6 +108,13 @@ func TestGGUFLlama(t *testing.T) {
 			if name == "lora" {
 				asConverted(t, file, f, src)
 			}
+			again, err := ReadGGUF(file, src)
+			must(t, err)
+			eps := 0.0
+			if name == "patterns" { // whose alphas go into B
+				eps = 1e-6
+			}
+			sameTensors(t, src, again, f, eps)
 			base := filepath.Join(t.TempDir(), "base.gguf")
 			f32 := dtype.Of(dtype.F32)
 			d := arch.Dense{Path: base, Type: &f32}
@@ -185,5 +196,35 @@ func TestCheckGGUF(t *testing.T) {
 			t.Errorf("%+v: %v, hint %q, want %q", c.config, err, fail.Hint(err), c.want)
 		}
 		ad.Close()
+	}
+}
+
+// TestGGUFTables: of an adapter of the table of tokens nothing is left out: a tied table
+// is refused, and so is a table that is not the base's.
+func TestGGUFTables(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	adapter := filepath.Join(dir, "lora_embedding", "adapter")
+	src, err := arch.Open(filepath.Join(dir, "base-llama"))
+	must(t, err)
+	defer src.Close()
+	f, err := ReadFolder(adapter)
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "a.gguf")
+	must(t, f.WriteGGUF(file, src, "a", dtype.Of(dtype.Q8_0))) // rows of 8: F16
+
+	f.tensors["model.embed_tokens.base_layer.weight"].data[3] += 0.01
+	if err := f.WriteGGUF(filepath.Join(t.TempDir(), "b.gguf"), src, "a", dtype.Of(dtype.F32)); err == nil || !strings.Contains(err.Error(), "embed_tokens.base_layer.weight[3] is") {
+		t.Error(err)
+	}
+	tied, err := arch.Open(testdir.Shared(t, "golden/arch/gemma"))
+	must(t, err)
+	defer tied.Close()
+	if !tied.Spec.Tied {
+		t.Fatal("gemma is tied no more")
+	}
+	f, err = ReadFolder(randomTables(t, tied))
+	must(t, err)
+	if err := f.WriteGGUF(filepath.Join(t.TempDir(), "c.gguf"), tied, "a", dtype.Of(dtype.F32)); err == nil || !strings.Contains(err.Error(), "model.embed_tokens: a GGUF holds") {
+		t.Error(err)
 	}
 }

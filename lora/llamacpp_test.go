@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -374,6 +376,33 @@ func (l *llamaCpp) check(t *testing.T, dir string, dev deviation) {
 			t.Logf("divergence %.2g, the best token is the same for %.2f", kl, top)
 		})
 	}
+	t.Run("tables", func(t *testing.T) { // adapters of the table of tokens and of the head
+		src, m := loadModel(t, agreed)
+		peft := randomTables(t, src)
+		f, err := ReadFolder(peft)
+		must(t, err)
+		q := c.question
+		q.Adapter, q.Tokens = filepath.Join(t.TempDir(), "adapter.gguf"), 0
+		if err := f.WriteGGUF(q.Adapter, src, "a", dtype.Of(dtype.F32)); err != nil {
+			t.Logf("refused: %s", refused(t, err))
+			return
+		}
+		ad, err := Load(m, peft)
+		must(t, err)
+		defer ad.Close()
+		want := inputLogits(t, m, c.in)
+		q.Model, err = writeAs(agreed, t.TempDir(), "F32")
+		must(t, err)
+		got, _, err := l.ask(t, q)
+		must(t, err)
+		largest := 1.0
+		for _, v := range want {
+			largest = max(largest, math.Abs(float64(v)))
+		}
+		if off := farthest(got, want); !(off <= limit*largest) {
+			t.Errorf("logits within %g, allowed %g", off, limit*largest)
+		}
+	})
 	if dev.layers > 0 {
 		return // for which there is no adapter
 	}
@@ -409,6 +438,42 @@ func (l *llamaCpp) check(t *testing.T, dir string, dev deviation) {
 			t.Errorf("logits within %g, allowed %g", off, limit)
 		}
 	})
+}
+
+// randomTables is an adapter of the table of tokens and the head of the model src.
+func randomTables(t *testing.T, src *arch.Source) string {
+	t.Helper()
+	const r = 3
+	rng := rand.New(rand.NewPCG(8, 4))
+	var list []formats.NamedTensor
+	add := func(name string, rows, cols int) {
+		v := make([]float32, rows*cols)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64()) / 4
+		}
+		list = append(list, formats.NamedTensor{Name: prefix + name, DType: "F32", Shape: []int64{int64(rows), int64(cols)}, Data: kernels.Bytes(v)})
+	}
+	var names []string
+	for _, x := range src.Tensors() {
+		switch path := x.Path(); {
+		case x.Vector:
+			continue
+		case x.Role == arch.Embed:
+			add(path+embeddingA, r, x.Rows)
+			add(path+embeddingB, x.Cols, r)
+			names = append(names, path)
+		case x.Role == arch.Head && !src.Unheard(x.Rule):
+			add(path+".lora_A.weight", r, x.Cols)
+			add(path+".lora_B.weight", x.Rows, r)
+			names = append(names, path)
+		}
+	}
+	dir := t.TempDir()
+	b, err := json.Marshal(map[string]any{"peft_type": "LORA", "r": r, "lora_alpha": 2 * r, "target_modules": names})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "adapter_config.json"), b, 0o666))
+	must(t, formats.WriteSafetensors(filepath.Join(dir, "adapter_model.safetensors"), list, nil))
+	return dir
 }
 
 // heard is the adapter at peft without the modules that llama.cpp does not apply it to.

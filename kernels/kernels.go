@@ -329,6 +329,7 @@ type ProductShape struct {
 	Bias, Add    bool       // a bias is added to every row; the sums are added to what is there
 	A, B, A2, B2 dtype.Kind // how operands are stored
 	C            dtype.Kind // and the result
+	W            dtype.Type // of B where it is a weight
 }
 
 // LogProbShape is the head over N tokens.

@@ -44,6 +44,7 @@ type CUDA struct {
 	lib                library                // see there
 	groups             groupProducts          // see there
 	tf32               bool                   // see TF32Variable
+	int8               int8Products           // see there
 	solver             solver                 // see there
 	workspace          driver.Ptr             // of lib
 	stuck              chan struct{}          // closed: the thread may not come back (leaveThread)
@@ -87,6 +88,10 @@ func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, err
 		return nil, err
 	}
 	if err := c.chooseLibrary(o.Level); err != nil {
+		c.Close()
+		return nil, err
+	}
+	if err := c.chooseInt8(o.Level); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -190,19 +195,19 @@ func (c *CUDA) wait(f func(driver.Driver) error) error {
 
 // Info describes the device. Level is the GPU's architecture, which the kernels
 // were translated for, with an a where products are those of warpgroups, tf32
-// where products of f32 are rounded so, and the libraries of products and of factors, if they are used: sm_90, sm_90a,
-// sm_90+tf32 or sm_90a+cublasLt-13.1.0+cusolver-12.0.4.
+// where products of f32 are rounded so, int8 where x is rounded to 8 bits for quantized weights, and the libraries of products
+// and of factors, if they are used: sm_90, sm_90a, sm_90+tf32, sm_89+int8 or sm_90a+cublasLt-13.1.0+cusolver-12.0.4.
 func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	level := c.level()
-	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{tf32: c.tf32}}
+	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{tf32: c.tf32, int8: c.int8.on}}
 }
 
 // Describe says what GPU it is.
 func (c *CUDA) Describe() string {
 	s := fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
-	s += ", " + c.describeLibrary() + c.describeGroups() + c.describeTF32() + ", " + c.describeSolver() + ", " + c.describeRanks()
+	s += ", " + c.describeLibrary() + c.describeGroups() + c.describeTF32() + c.describeInt8() + ", " + c.describeSolver() + ", " + c.describeRanks()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.graphs.reason; err != nil {

@@ -123,6 +123,7 @@ func step(c *CUDA) error {
 // TestEveryFailure: whichever call fails, Run returns an error of exit code 4
 // that says what, nothing hangs, and a device that only had no memory goes on.
 func TestEveryFailure(t *testing.T) {
+	t.Setenv(Int8Variable, "0") // which launches nothing of its own
 	for _, c := range []struct {
 		kind string
 		code int

@@ -76,10 +76,7 @@ func measure(b *bench, w *work, size []int) string {
 		}
 		return strconv.FormatFloat(v, 'g', 3, 64)
 	}
-	tensor := products / gpuTensor
-	if w.tf32() {
-		tensor *= 2 // half as many a second
-	}
+	tensor := products / gpuTensor / w.rate()
 	floor := 1e3 * math.Max(moved/gpuBytes, tensor)
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |\n", b.c.info.Name, w.name, shape(w, size), cell(ms), cell(moved/ms/1e6), cell(2*products/ms/1e9), cell(floor/ms))
 }
@@ -108,7 +105,7 @@ func TestGPUBench(t *testing.T) {
 	}}}, works...)
 	fmt.Printf("| GPU | work | size | ms | GB/s | TFLOP/s | of the least time on an %s |\n|---|---|---|---|---|---|---|\n", gpuName)
 	for i := range all {
-		c.tf32 = all[i].tf32()
+		c.tf32, c.int8.on = all[i].tf32(), all[i].int8()
 		if c.groups.on = all[i].groups(); c.groups.on && !c.hasGroups() {
 			continue
 		}

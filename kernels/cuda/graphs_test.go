@@ -41,6 +41,7 @@ func (c *counting) Drop(g driver.Graph) error { c.dropped++; return c.Sim.Drop(g
 // one by one; and where nothing can be captured all are, and the device says so. The
 // numbers are the same.
 func TestGraphs(t *testing.T) {
+	t.Setenv(Int8Variable, "0") // which launches nothing of its own
 	const n = 10
 	run := func(on, broken bool) ([][]float32, *counting, string) {
 		sim := &counting{Sim: ptxsim.New(1 << 24), broken: broken}
@@ -103,6 +104,7 @@ func TestGraphs(t *testing.T) {
 // but work that repeats, and is more than all may be, keeps those it has; the numbers are
 // those of single launches.
 func TestGraphsBounded(t *testing.T) {
+	t.Setenv(Int8Variable, "0") // which launches nothing of its own
 	const n, steps = 10, mostLaunches + 40
 	sim := &counting{Sim: ptxsim.New(1 << 24)}
 	c, err := OpenOn("cuda:0", func() (driver.Driver, error) { return sim, nil }, Options{Graphs: true})

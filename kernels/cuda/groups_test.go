@@ -12,24 +12,40 @@ import (
 	"github.com/tunekit/tunekit/kernels/kerneltest"
 )
 
-// timed is a device of compute capability 9.0 with a clock, on which a launch of any other kernel takes so many times as
-// long as one of warpgroups.
+// timed is a device with a clock, on which a launch takes so many times as long as one of a kernel whose name has own in it.
 type timed struct {
 	*ptxsim.Sim
+	own         string
 	times, now  float32
 	events      map[driver.Event]float32
-	from, other string // a change in the code of warpgroups
+	quick       map[driver.Function]bool
+	from, other string // a change in the code of these kernels
+}
+
+// newTimed is one; times 0: its clock goes back.
+func newTimed(own string, times float32) *timed {
+	d := &timed{Sim: ptxsim.New(1 << 30), own: own, times: times, events: map[driver.Event]float32{}, quick: map[driver.Function]bool{}}
+	if times == 0 {
+		d.times = -1
+	}
+	return d
 }
 
 func (d *timed) Load(ptx []byte) (driver.Module, error) {
-	if d.from != "" && bytes.Contains(ptx, []byte("sm_90a")) {
+	if d.from != "" && bytes.Contains(ptx, []byte(".entry "+d.own)) {
 		ptx = bytes.ReplaceAll(ptx, []byte(d.from), []byte(d.other))
 	}
 	return d.Sim.Load(ptx)
 }
 
+func (d *timed) Function(m driver.Module, name string) (driver.Function, error) {
+	f, err := d.Sim.Function(m, name)
+	d.quick[f] = strings.Contains(name, d.own)
+	return f, err
+}
+
 func (d *timed) Launch(f driver.Function, grid, block driver.Dim, shared uint32, params []byte) error {
-	if shared == groupShared {
+	if d.quick[f] {
 		d.now++
 	} else {
 		d.now += d.times
@@ -51,6 +67,7 @@ func TestGroupsChosen(t *testing.T) {
 	smallProbes(t)
 	anyGroup(t)
 	t.Setenv(LibraryVariable, "0")
+	t.Setenv(Int8Variable, "0")
 	for _, c := range []struct {
 		env         string
 		times       float32
@@ -76,11 +93,8 @@ func TestGroupsChosen(t *testing.T) {
 		what := fmt.Sprintf("%q, %v times, %q, %q", c.env, c.times, c.from, c.earlier)
 		t.Setenv(GroupsVariable, c.env)
 		measured.Clear()
-		d := &timed{Sim: ptxsim.New(1 << 30), times: c.times, events: map[driver.Event]float32{}, from: c.from, other: c.other}
-		d.Hopper = true
-		if c.times == 0 {
-			d.times = -1 // the clock stands still, or goes back
-		}
+		d := newTimed("wgmma", c.times)
+		d.Hopper, d.from, d.other = true, c.from, c.other
 		b, err := OpenOn("cuda:0", func() (driver.Driver, error) { return d, nil }, Options{Level: c.earlier})
 		switch {
 		case c.level == "":
@@ -136,8 +150,12 @@ func TestGroups(t *testing.T) {
 // smallProbes compares the library by products that the interpreter has time for, and
 // gives it products of any size.
 func smallProbes(t *testing.T) {
-	p, n, rows, probe := probes, leastLibrary, leastSolver, probeSolver
-	t.Cleanup(func() { probes, leastLibrary, leastSolver, probeSolver = p, n, rows, probe; measured.Clear() })
+	p, n, rows, probe, int8 := probes, leastLibrary, leastSolver, probeSolver, probeInt8
+	t.Cleanup(func() {
+		probes, leastLibrary, leastSolver, probeSolver, probeInt8 = p, n, rows, probe, int8
+		measured.Clear()
+	})
+	probeInt8.m, probeInt8.n, probeInt8.k = 24, 32, 64
 	leastLibrary, leastSolver, probeSolver = 0, 0, 24
 	for _, s := range probes {
 		s.m, s.n, s.k = 24, 32, 40

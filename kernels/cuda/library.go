@@ -65,6 +65,9 @@ func (c *CUDA) level() string {
 	if c.tf32 {
 		level += "+tf32"
 	}
+	if c.int8.on {
+		level += "+" + int8Level
+	}
 	if c.lib.on {
 		level += "+" + c.lib.Version()
 	}

@@ -124,6 +124,54 @@ func productOf(c *CUDA, m, n, k, k2 int) error {
 	return nil
 }
 
+// int8Product runs products of x rounded to 8 bits with int4 and Q4_K, with tails in every direction.
+func int8Product(c *CUDA) error {
+	rng := rand.New(rand.NewPCG(7, 9))
+	c.int8.on = true
+	for _, s := range []struct {
+		t       dtype.Type
+		m, n, k int
+	}{{dtype.Type{Kind: dtype.Int4, Group: 32, Flags: dtype.Zero}, 66, 70, 160}, {dtype.Of(dtype.Q4_K), 17, 9, 256}} {
+		raw, w, err := thinWeight(rng, s.t, s.n, s.k)
+		if err != nil {
+			return err
+		}
+		x, got := normals(rng, s.m*s.k), make([]float32, s.m*s.n)
+		for i := range x {
+			x[i] *= float32(1 + i/s.k%7) // a scale of its own for each row
+		}
+		err = c.Run(func() error {
+			m, err := c.Load(kernels.Weights, s.t, s.n, s.k, raw.Data, kernels.Copy)
+			if err != nil {
+				return err
+			}
+			var b [2]kernels.Buffer
+			for i, v := range [][]float32{x, got} {
+				if b[i], err = c.Alloc(kernels.Activations, dtype.Of(dtype.F32), len(v)); err != nil {
+					return err
+				}
+				c.Upload(b[i], kernels.Bytes(v))
+			}
+			c.Linear(kernels.To(b[1]), &kernels.LinearArgs{N: s.m, X: b[0], W: m, Fast: true})
+			return c.Download(kernels.Bytes(got), b[1])
+		})
+		if err != nil {
+			return err
+		}
+		xr := round8(x)
+		for i, v := range got {
+			var want float64
+			for p := range s.k {
+				want += xr[i/s.n*s.k+p] * float64(w[i%s.n*s.k+p])
+			}
+			if d := math.Abs(float64(v) - want); !(d < 1e-3) {
+				return fmt.Errorf("wrong: %v: element %d,%d is %v, want %v", s.t, i/s.n, i%s.n, v, want)
+			}
+		}
+	}
+	return nil
+}
+
 // thinProduct runs products of one row with NF4 and Q8_0, more columns than lie in shared
 // memory at once, the sum in slices.
 func thinProduct(c *CUDA) error {
@@ -390,6 +438,25 @@ func TestMutations(t *testing.T) {
 		{"tf32: tail of the sum not masked", "mma_nt_tf32_64", tf32Product, instead(`(cp\.async\.cg[^;]*, 16,) %r\d+;`, "$1 16;", -1)},
 		{"tf32: a copy missing", "mma_nt_tf32_64", tf32Product, without(`cp\.async\.cg[^;]*;`, 5)},
 		{"tf32: columns past the end of an operand", "to_f32", tf32Product, instead(`st\.global\.f32\s+\[(%rd\d+)\]`, "st.global.f32 [$1+4]", 0)},
+		{"int8: fragments of A swapped", "int8_int4_64", int8Product, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{)(%r\d+),(%r\d+),`, "$1$3,$2,", 0)},
+		{"int8: fragments of B swapped", "int8_int4_64", int8Product, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{[^}]*\}, \{)(%r\d+),(%r\d+)`, "$1$3,$2", 3)},
+		{"int8: tail of the rows not masked", "int8_int4_64", int8Product, instead(`(cp\.async\.cg[^;]*, 16,) %r\d+;`, "$1 16;", -1)},
+		{"int8: tail of the sum multiplied", "int8_int4_64", int8Product, instead(`(selp\.f32\s+%f\d+, %f\d+, )0f00000000(, %p\d+;)`, "${1}0f7FC00000$2", 2)},
+		{"int8: the scale of another row of x", "int8_int4_64", int8Product, instead(`(ld\.shared\.f32\s+%f\d+, \[%rd\d+)\+32\]`, "$1+36]", 0)},
+		{"int8: the scale of another weight", "int8_int4_64", int8Product, instead(`ld\.shared\.v2\.f32 \{(%f\d+),(%f\d+)\}`, "ld.shared.v2.f32 {$2,$1}", 1)},
+		{"int8: the scale of the first block for both", "int8_int4_64", int8Product, instead(`(st\.shared\.f32\s+\[%rd\d+)\]`, "$1+4]", 1)},
+		{"int8: another zero point", "int8_int4_64", int8Product, instead(`(add\.s32\s+%r\d+, %r\d+, )-2139062144;`, "${1}-2139062143;", 9)},
+		{"int8: columns of a word swapped", "int8_int4_64", int8Product, instead(`prmt\.b32(\s+%r\d+), (%r\d+), (%r\d+)`, "prmt.b32$1, $3, $2", 8)},
+		{"int8: sums begin elsewhere", "int8_int4_64", int8Product, instead(`1262485504`, "1262485505", 0)},
+		{"int8: first step not awaited", "int8_int4_64", int8Product, instead(`cp\.async\.wait_group 1;`, "cp.async.wait_group 2;", 0)},
+		{"int8: barrier of the steps removed", "int8_int4_64", int8Product, without(`bar\.sync\s+0;`, 0)},
+		{"int8: last barrier removed", "int8_int4_64", int8Product, without(`bar\.sync\s+0;`, -1)},
+		{"int8: weights in the room of the step before", "int8_int4_64", int8Product, instead(`st\.shared\.v4\.u32 \[(%r\d+)\]`, "st.shared.v4.u32 [$1+16]", 2)},
+		{"int8: lows left out", "int8_q4_k_64", int8Product, instead(`neg\.f32`, "mov.f32", -1)},
+		{"int8: the low of another weight", "int8_q4_k_64", int8Product, instead(`ld\.shared\.v2\.f32 \{(%f\d+),(%f\d+)\}`, "ld.shared.v2.f32 {$2,$1}", 1)},
+		{"int8: the largest of 16 columns", "to_int8", int8Product, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 0)},
+		{"int8: the sum of other columns", "to_int8", int8Product, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 3)},
+		{"int8: rounded to zero", "to_int8", int8Product, instead(`cvt\.rni\.s32`, "cvt.rzi.s32", 2)},
 		{"pairs the wrong way round", "to_half", product, instead(`(cvt\.rn\.bf16x2\.f32 %r\d+, )(%f\d+), (%f\d+);`, "$1$3, $2;", 0)},
 		{"product truncated", "to_half", product, instead(`st\.global\.v4\.u32\s+\[(%rd\d+)\]`, "st.global.v4.u32 [$1+16]", 0)},
 		{"code book not awaited", "to_half", product, instead(`bar\.sync\s+0;`, "mov.u32 %r1, 0;", 0)},

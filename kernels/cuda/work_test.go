@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,6 +32,20 @@ func (w *work) groups() bool { return len(w.kernels) > 0 && strings.HasPrefix(w.
 
 // tf32 says whether it is about products of f32 in tf32.
 func (w *work) tf32() bool { return len(w.kernels) > 0 && strings.Contains(w.kernels[0], "_tf32_") }
+
+// int8 says whether it is about products of x rounded to 8 bits.
+func (w *work) int8() bool { return slices.Contains(w.kernels, "to_int8") }
+
+// rate is how many products of tensor cores take the time of one of bf16.
+func (w *work) rate() float64 {
+	switch {
+	case w.tf32():
+		return 0.5
+	case w.int8():
+		return 2
+	}
+	return 1
+}
 
 // bench makes operands.
 type bench struct {
@@ -78,7 +93,10 @@ func (b *bench) ints(x ...int32) kernels.Buffer {
 	return y
 }
 
-var nf4 = dtype.Type{Kind: dtype.NF4, Group: 64}
+var (
+	nf4      = dtype.Type{Kind: dtype.NF4, Group: 64}
+	int4Work = dtype.Type{Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero}
+)
 
 func gemmCost(s []int) (moved, products float64) {
 	m, n, k := float64(s[0]), float64(s[1]), float64(s[2])
@@ -200,6 +218,16 @@ func thinWork(name, kernel string, t dtype.Type, n int) work {
 	}}
 }
 
+// promptWork is a product of many rows of bf16 whose operands may be rounded.
+func promptWork(name string, t dtype.Type, names ...string) work {
+	size := float64(dtype.Size(t, 1<<10, 1<<12)) / (1 << 22)
+	return work{name, names, []int{128, 256, 512}, []int{4096, 14336, 4096}, "%d rows, %d←%d", linearCost(size), func(b *bench, s []int) func() {
+		n, out, in := s[0], s[1], s[2]
+		w, x, y := b.weight(t, out, in), b.buffer(dtype.BF16, n*in), b.buffer(dtype.BF16, n*out)
+		return func() { b.c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w, Fast: true}) }
+	}}
+}
+
 // groupWork is a product by warpgroups.
 func groupWork(what, orientation string, ta, tb bool) work {
 	return work{"product bf16, " + what + ", wgmma", []string{"wgmma_" + orientation + "_bf16"}, []int{128, 256, 2048}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(ta, tb)}
@@ -236,7 +264,7 @@ var works = []work{
 	}},
 	thinWork("one row by NF4", "book", nf4, 1),
 	thinWork("one row by NF4, nested", "book", dtype.NF4Double, 1),
-	thinWork("one row by INT4 of 128", "int4", dtype.Type{Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero}, 1),
+	thinWork("one row by INT4 of 128", "int4", int4Work, 1),
 	thinWork("one row by INT8 of 128", "int8", dtype.Type{Kind: dtype.Int8, Group: 128, Scale: dtype.F16}, 1),
 	thinWork("one row by FP8", "float8", dtype.Type{Kind: dtype.F8E4M3, Group: -1}, 1),
 	thinWork("one row by Q4_0", "q4_0", dtype.Of(dtype.Q4_0), 1),
@@ -250,6 +278,10 @@ var works = []work{
 	thinWork("one row by NVFP4 of a folder", "e2m1", nvfp4Folder, 1),
 	thinWork("one row by bf16", "bf16", dtype.Of(dtype.BF16), 1),
 	thinWork("16 rows by NF4", "book", nf4, 16),
+	promptWork("prompt by INT4 of 128", int4Work, "to_half", "mma_nt_bf16_128"),
+	promptWork("prompt by INT4 of 128, int8", int4Work, "to_int8", "int8_int4_128"),
+	promptWork("prompt by Q8_0, int8", dtype.Of(dtype.Q8_0), "to_int8", "int8_q8_0_128"),
+	promptWork("prompt by Q4_K, int8", dtype.Of(dtype.Q4_K), "to_int8", "int8_q4_k_128"),
 	{"attention", []string{"attn_rows", "flash_128"}, []int{1024, 1, 1, 128}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(1), attentionWork(false)},
 	{"its backward pass", []string{"attn_delta", "attn_rows", "flash_grad_q_128", "flash_grad_kv_128"}, []int{1024, 1, 1, 128}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(2.5), attentionWork(true)},
 	{"RMS norm", []string{"norm_rows"}, []int{8, 512}, []int{8192, 4096}, "%d×%d", elements(8), func(b *bench, s []int) func() {
@@ -330,7 +362,7 @@ const (
 func counted(t *testing.T, w *work) string {
 	c, sim := interpreted(t)
 	defer c.Close()
-	sim.Hopper, c.groups.on, c.tf32 = w.groups(), w.groups(), w.tf32()
+	sim.Hopper, c.groups.on, c.tf32, c.int8.on = w.groups(), w.groups(), w.tf32(), w.int8()
 	run := w.make(&bench{T: t, c: c}, w.small)
 	moved, products := w.cost(w.small)
 	movedReal, productsReal := w.cost(w.real)
@@ -370,10 +402,7 @@ func counted(t *testing.T, w *work) string {
 		}
 		return strconv.FormatFloat(float64(a)/float64(b), 'f', 2, 64)
 	}
-	issue, mem, tensor := float64(n.Instructions)*grow/gpuIssue, movedReal/gpuBytes, float64(n.Tensor)*grow/gpuTensor
-	if w.tf32() {
-		tensor *= 2 // half as many a second
-	}
+	issue, mem, tensor := float64(n.Instructions)*grow/gpuIssue, movedReal/gpuBytes, float64(n.Tensor)*grow/gpuTensor/w.rate()
 	bound := "instructions"
 	if m := math.Max(issue, math.Max(mem, tensor)); m == mem {
 		bound = "memory"

@@ -41,7 +41,7 @@ func (d *Dry) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	need("linear: group", a.Group, a.Parts()+1)
 	w := product(a.N, a.W.Cols, out)
 	p := kernels.ProductShape{M: a.N, N: out, K: a.W.Cols, Parts: a.Parts(), TB: true, BF16: a.BF16, F16: a.F16, Fast: a.Fast, DropA: a.Drop != nil,
-		Bias: a.Bias != nil, Add: y.Add, A: kindOf(a.X), B: kindOf(a.W.Buffer), C: kindOf(y.Buffer)}
+		Bias: a.Bias != nil, Add: y.Add, A: kindOf(a.X), B: kindOf(a.W.Buffer), C: kindOf(y.Buffer), W: a.W.Type()}
 	if a.U != nil {
 		p.K2, p.A2, p.B2 = a.B.Cols, kindOf(a.U), kindOf(a.B.Buffer)
 		need("linear: u", a.U, a.N*a.B.Cols)

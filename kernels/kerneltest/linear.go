@@ -109,7 +109,8 @@ func testLinear(s *suite) {
 // testFast: rounded operands give about the product, for every number of rows.
 func testFast(s *suite) {
 	const in, out = 256, 37
-	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.Of(dtype.IQ3_S), dtype.Of(dtype.MXFP4), dtype.NF4Double} {
+	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q4_K), dtype.Of(dtype.IQ3_S), dtype.Of(dtype.MXFP4), dtype.NF4Double,
+		{Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: -1}, {Kind: dtype.Int8, Group: 64, Flags: dtype.Zero}} {
 		w, wx := s.weights(t, out, in, 1)
 		for _, n := range []int{1, 3, 16, 40} {
 			if s.large(n * in * out) {

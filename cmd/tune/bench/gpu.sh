@@ -78,7 +78,7 @@ suite() {
 
 # conformance: every method by our own kernels, those of every GPU.
 conformance() {
-	export TUNE_CUBLAS=0 TUNE_WGMMA=0
+	export TUNE_CUBLAS=0 TUNE_WGMMA=0 TUNE_INT8=0
 	suite 'TestGPU$'
 }
 
@@ -91,6 +91,12 @@ wgmma() {
 		exit 77
 	fi
 	suite 'TestGPU$/^(Linear|Experts|Half|Gemm|Gram|LogProb)$' 'products of warpgroups against float64'
+}
+
+# int8: products of answers with quantized weights, x rounded to 8 bits.
+int8() {
+	export TUNE_CUBLAS=0 TUNE_WGMMA=0 TUNE_INT8=1
+	suite 'TestGPU$/^(Linear|Experts)$' 'products of int8 against float64'
 }
 
 # cublas: the methods that multiply, all by cuBLASLt, where it is there.
@@ -222,6 +228,7 @@ if [ "$what" = test ]; then
 	step doctor 30 doctor
 	step conformance 100 conformance
 	step wgmma 40 wgmma
+	step int8 30 int8
 	step lora-curve 60 curve lora f32 1e-3
 	step qlora-curve 60 curve qlora f32 1e-3
 	step memcheck 70 sanitizer memcheck

@@ -521,9 +521,13 @@ func conversion(how, to, from string) func(x uint64) uint64 {
 			}
 			return uint64(min(max(v, 0), math.MaxUint32))
 		}
-	case "rzi s32 f32":
+	case "rzi s32 f32", "rni s32 f32":
+		whole := math.Trunc
+		if how == "rni" {
+			whole = math.RoundToEven
+		}
 		return func(x uint64) uint64 {
-			v := math.Trunc(float64(f32(x)))
+			v := whole(float64(f32(x)))
 			if v != v {
 				return 0
 			}

@@ -168,6 +168,7 @@ func TestValues(t *testing.T) {
 		{"bfi.b32 %r3, %r1, 268435455, 4, 8;", func(i uint32) uint32 { return 0x0ffff00f | i<<4 }},
 		{"mov.u32 %r4, 287454020; prmt.b32 %r3, %r4, %r1, 16417;", func(i uint32) uint32 { return i<<24 | 0x442233 }},
 		{"neg.s32 %r4, %r1; shr.s32 %r3, %r4, 1;", func(i uint32) uint32 { return uint32(-int32(i) >> 1) }},
+		{"cvt.rn.f32.u32 %f1, %r1; mov.f32 %f2, 0fBF000000; mul.rn.f32 %f1, %f1, %f2; cvt.rni.s32.f32 %r3, %f1;", func(i uint32) uint32 { return -(i / 2) - i%4/3 }},
 		{"neg.s32 %r4, %r1; div.s32 %r3, %r4, 5;", func(i uint32) uint32 { return uint32(-int32(i) / 5) }},
 		{"cvt.u16.u32 %rs1, %r1; shl.b16 %rs2, %rs1, 12; cvt.u32.u16 %r3, %rs2;", func(i uint32) uint32 { return i << 12 & 0xffff }},
 	} {

@@ -233,12 +233,14 @@ func (e *entry) matrices(in *instr, name string, ops []string) error {
 	return e.together(in)
 }
 
-// multiply is mma.m16n8k16 of bf16 or f16, or m16n8k8 of tf32, with sums in f32. The order of a sum and
+// multiply is mma.m16n8k16 of bf16 or f16, or m16n8k8 of tf32, with sums in f32, or what multiplyBytes is. The order of a sum and
 // its rounding are open in PTX; here every product is added in the order of k and
 // rounded to nearest.
 func (e *entry) multiply(in *instr, name string, ops []string) error {
 	half, wide := false, false
 	switch name {
+	case "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32":
+		return e.multiplyBytes(in, ops)
 	case "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32":
 	case "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32":
 		half = true
@@ -247,12 +249,9 @@ func (e *entry) multiply(in *instr, name string, ops []string) error {
 	default:
 		return fmt.Errorf("unknown product of matrices")
 	}
-	var s [4][]int
-	for i, n := range []int{4, 4, 2, 4} {
-		var err error
-		if s[i], err = e.all(operands(strings.Trim(ops[i], "{}"))); err != nil || len(s[i]) != n {
-			return fmt.Errorf("product of matrices: operand %d has %d registers (%v)", i, len(s[i]), err)
-		}
+	s, err := e.fragments(ops)
+	if err != nil {
+		return err
 	}
 	depth := 16
 	if wide {
@@ -292,6 +291,56 @@ func (e *entry) multiply(in *instr, name string, ops []string) error {
 		}
 		if c := w.sim.count; c != nil {
 			c.Tensor += 16 * 8 * int64(depth)
+		}
+	}
+	return e.together(in)
+}
+
+// fragments are the registers of a product of matrices: those of the result, of both operands and of what is added.
+func (e *entry) fragments(ops []string) (s [4][]int, err error) {
+	if len(ops) != len(s) {
+		return s, fmt.Errorf("product of matrices: %d operands", len(ops))
+	}
+	for i, n := range []int{4, 4, 2, 4} {
+		if s[i], err = e.all(operands(strings.Trim(ops[i], "{}"))); err != nil || len(s[i]) != n {
+			return s, fmt.Errorf("product of matrices: operand %d has %d registers (%v)", i, len(s[i]), err)
+		}
+	}
+	return s, nil
+}
+
+// multiplyBytes is mma.m16n8k32 of signed bytes. Sums are of 32 bits and wrap.
+func (e *entry) multiplyBytes(in *instr, ops []string) error {
+	s, err := e.fragments(ops)
+	if err != nil {
+		return err
+	}
+	in.exec = func(w *warp, _ uint32) {
+		var a [16][32]int32
+		var b [8][32]int32 // columns
+		for l := range 32 {
+			row, col := l/4, l%4*4
+			for j := range 4 { // of a register
+				for i, slot := range s[1] {
+					a[row+i%2*8][col+i/2*16+j] = int32(int8(w.reg(slot)[l] >> (8 * j)))
+				}
+				for i, slot := range s[2] {
+					b[row][col+i*16+j] = int32(int8(w.reg(slot)[l] >> (8 * j)))
+				}
+			}
+		}
+		for l := range 32 {
+			for i, slot := range s[0] {
+				x, y := &a[l/4+i/2*8], &b[l%4*2+i%2]
+				sum := int32(uint32(w.reg(s[3][i])[l]))
+				for k := range 32 {
+					sum += x[k] * y[k]
+				}
+				w.reg(slot)[l] = uint64(uint32(sum))
+			}
+		}
+		if c := w.sim.count; c != nil {
+			c.Tensor += 16 * 8 * 32
 		}
 	}
 	return e.together(in)

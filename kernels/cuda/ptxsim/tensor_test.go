@@ -1,6 +1,7 @@
 package ptxsim
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -122,6 +123,46 @@ func TestMultiplyTF32(t *testing.T) {
 		if got := toTF32(uint64(x)); got != uint64(want) {
 			t.Errorf("cvt.rna.tf32.f32 of %08x is %08x, want %08x", x, got, want)
 		}
+	}
+}
+
+// Bytes lie four a register (9.7.14.5.10): products with random ones are those of the whole matrices, -128 among them, and
+// sums wrap.
+func TestMultiplyBytes(t *testing.T) {
+	// A byte of a register is a hash of its matrix, row and column, as whole numbers: (131·row + 37·col + 59·matrix)·113 >> 3.
+	value := func(matrix, row, col int) int32 { return int32(int8((131*row + 37*col + 59*matrix) * 113 >> 3)) }
+	body := `and.b32 %r3, %r1, 31; shr.u32 %r4, %r3, 2; and.b32 %r5, %r3, 3; shl.b32 %r5, %r5, 2;`
+	for i, r := range []string{"%r20", "%r21", "%r22", "%r23", "%r24", "%r25"} {
+		matrix, row, col := 0, i%2*8, i/2*16 // beside those of the lane
+		if i >= 4 {
+			matrix, row, col = 1, 0, (i-4)*16
+		}
+		body += `mov.u32 ` + r + `, 0;`
+		for j := range 4 {
+			body += fmt.Sprintf(`mul.lo.s32 %%r6, %%r4, 131; mul.lo.s32 %%r7, %%r5, 37; add.s32 %%r6, %%r6, %%r7; add.s32 %%r6, %%r6, %d; mul.lo.s32 %%r6, %%r6, 113; shr.s32 %%r6, %%r6, 3;
+	and.b32 %%r6, %%r6, 255; shl.b32 %%r6, %%r6, %d; or.b32 %s, %s, %%r6;`, 131*row+37*(col+j)+59*matrix, 8*j, r, r)
+		}
+	}
+	body += `mov.u32 %r10, 2147483600; mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r11,%r12,%r13,%r14}, {%r20,%r21,%r22,%r23}, {%r24,%r25}, {%r10,%r10,%r10,%r10};`
+	least := false
+	for i, r := range []string{"%r11", "%r12", "%r13", "%r14"} {
+		data, err := launch(t, New(1<<20), 1, 32, body+"st.global.u32 [%rd3], "+r+";")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for l := range 32 {
+			row, col, want := l/4+i/2*8, l%4*2+i%2, int32(2147483600)
+			for k := range 32 {
+				want += value(0, row, k) * value(1, col, k)
+				least = least || value(0, row, k) == -128
+			}
+			if got := int32(word(data[4*l:], 4)); got != want {
+				t.Errorf("sum %d of lane %d is %d, want %d", i, l, got, want)
+			}
+		}
+	}
+	if !least {
+		t.Error("no byte is -128")
 	}
 }
 

@@ -5,6 +5,7 @@
 // butterfly, slices one after another.
 #include "mat.h"
 #include "drop.h"
+#include "words.h"
 
 // With group, rows group[e] … group[e+1] of x and y belong to part e, by blockIdx.z,
 // and parts of b and bias begin b_step and bias_step further. shift divides a column (a
@@ -49,25 +50,6 @@ template <int FROM, int TO> __device__ inline u32 move(u32 x) { return FROM < TO
 
 // code is the float of the BITS bits from bit AT on.
 template <int BITS, int AT> __device__ inline float code(u32 x) { return mantissa<((1 << BITS) - 1) << (23 - BITS)>(move<AT, 23 - BITS>(x)); }
-
-// words are N words at p, which is even or, with ODD, anywhere. Nothing is read behind the
-// last of their bytes.
-template <bool ODD = false, int N> __device__ inline void words(u32 (&w)[N], const u8* p) {
-  u32 off = (u32)(u64)p & (ODD ? 3 : 2);
-  const u32* q = (const u32*)(p - off);
-  u32 how = 0x3210 + 0x1111 * off, x[N + 1];
-#pragma unroll
-  for (int i = 0; i < N; i++) x[i] = q[i];
-  const u8* rest = (const u8*)(q + (off ? N : N - 1));
-  if (ODD) {
-    u32 last = off ? off - 1 : 0;
-    x[N] = rest[0] | rest[min(1, last)] << 8 | rest[last] << 16;
-  } else {
-    x[N] = *(const u16*)rest;
-  }
-#pragma unroll
-  for (int i = 0; i < N; i++) w[i] = __byte_perm(x[i], x[i + 1], how);
-}
 
 __device__ inline float half_of(u32 two) { return from_f16((u16)two); }
 

@@ -25,7 +25,7 @@ test-nodl: ## the static build, which loads no libraries and so has no GPU
 
 test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 	GOARCH=arm64 $(GO) vet ./kernels/...
-	GOARCH=arm64 $(GO) test -timeout 30m -exec qemu-aarch64-static ./kernels ./kernels/block ./kernels/cpu/... ./kernels/internal/... ./kernels/par
+	GOARCH=arm64 $(GO) test -short -timeout 30m -exec qemu-aarch64-static ./kernels ./kernels/block ./kernels/cpu/... ./kernels/internal/... ./kernels/par
 
 conformance: ## docs/support.md from the golden tests: what each architecture and format can do (minutes; llama.cpp from PyPI)
 	TUNEKIT_LLAMACPP_PYTHON=$$(python3 cmd/tune/interop/interop.py python llamacpp) TUNEKIT_REQUIRE_SHARED=1 TUNEKIT_ALL=1 $(GO) run ./cmd/internal/conformance $(SHARED) docs/support.md

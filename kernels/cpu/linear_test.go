@@ -205,8 +205,12 @@ var storageTypes = []struct {
 func TestLinearStorageTypes(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		c := New(Options{})
+		rows := []int{1, 5, 19, 70}
+		if testing.Short() {
+			rows = []int{1, 19}
+		}
 		for _, s := range storageTypes {
-			for _, n := range []int{1, 5, 19, 70} {
+			for _, n := range rows {
 				for _, bf16 := range []bool{false, true} {
 					l, w := newLinearCase(t, c, n, s.cols, 45, s.t)
 					l.bf16 = bf16

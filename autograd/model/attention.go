@@ -193,6 +193,9 @@ func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *auto
 		return a.q.Forward(t, x), a.k.Forward(t, x), nil
 	}
 	if a.qkv == nil {
+		if a.qNorm != nil { // behind which queries and keys are cut off
+			return a.q.Forward(t, x), a.k.Forward(t, x), a.clipped(t, a.v.Forward(t, x))
+		}
 		return a.clipped(t, a.q.Forward(t, x)), a.clipped(t, a.k.Forward(t, x)), a.clipped(t, a.v.Forward(t, x))
 	}
 	runs := 1 // of queries, keys and values
@@ -219,8 +222,8 @@ func (a *attention) clipped(t *autograd.Tape, x *autograd.Tensor) *autograd.Tens
 
 // placed is a query or key with its norm and its position.
 func (a *attention) placed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm, s *State) *autograd.Tensor {
-	if !a.spec.NormLast {
-		x = normed(t, x, norm)
+	if !a.spec.NormLast && norm != nil {
+		x = a.clipped(t, normed(t, x, norm))
 	}
 	if a.spec.Rope != arch.NoRope {
 		table := s.Ropes[a.spec.Rope]

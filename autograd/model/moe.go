@@ -143,8 +143,8 @@ func (m *moe) expertSteps(held int) []Step {
 		{Linears: []*nn.Linear{m.gateUp}, Routed: routed, In: func(t *autograd.Tape, in tensors) tensors {
 			r := m.route(t, in)
 			rows := t.Rows(in[read], r.Token)
-			if m.spec.WeighInput { // there is one choice a token, so that its weight lies where the token does
-				x, w := rows, t.Rows(r.Weight, r.Token)
+			if m.spec.WeighInput {
+				x, w := rows, m.weights(t, in[len(in)-1], r)
 				rows = t.Mul(x, w, kernels.ByRow)
 				t.Done(x, w)
 			}
@@ -168,6 +168,27 @@ func (m *moe) expertSteps(held int) []Step {
 			return join(in[:held], tensors{y})
 		}},
 	}
+}
+
+// weights are those of the experts' rows [N·K, 1]. Of one choice a token the weight lies
+// where the token does; of several each is the sigmoid of its expert's logit, which a map
+// of the expert's own, a row of the unit matrix, takes out of the token's.
+func (m *moe) weights(t *autograd.Tape, logits *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
+	if m.spec.K == 1 {
+		return t.Rows(r.Weight, r.Token)
+	}
+	e := m.spec.E
+	unit := make([]float32, e*e)
+	for i := range e {
+		unit[i*e+i] = 1
+	}
+	score := t.Act(autograd.ActSpec{Kind: kernels.Sigmoid}, logits, nil)
+	rows, one := t.Rows(score, r.Token), t.Upload(unit, e, e)
+	w := t.ExpertLinearWide(rows, r, &autograd.Param{Name: m.router.Path + ".unit", Mat: kernels.Mat{Buffer: one.Data, Rows: e, Cols: e, Of: e}}, nil)
+	if t.Done(score, rows); !t.Record { // else its gradient reads it, too
+		t.Done(one)
+	}
+	return w
 }
 
 // weighed multiplies what experts made by their factors, in place of rows.

@@ -41,11 +41,13 @@ func (b *Block) wire(subs []sublayer) {
 			w = b.alt.wiring(subs, i)
 		case b.spec.Parallel:
 			w = parallel(subs, i, scale)
+		case b.spec.NormedStream:
+			w = normedStream(&subs[i], scale)
 		case b.spec.NormSum:
 			w = normedSum(&subs[i], scale)
 		}
 		b.steps = append(b.steps, w.around(subs[i].body)...)
-		b.pairs = append(b.pairs, pairsOf(subs, i)...)
+		b.pairs = append(b.pairs, pairsOf(subs, i, b.spec.NormedStream)...)
 	}
 }
 
@@ -91,6 +93,23 @@ func normedSum(sub *sublayer, scale float32) wiring {
 			sum := t.Add(block[0], y, 1, scale)
 			t.Done(y)
 			return tensors{sub.after(t, sum)}
+		},
+	}
+}
+
+// normedStream is the wiring in which a sublayer adds to what its norm makes of the stream.
+func normedStream(sub *sublayer, scale float32) wiring {
+	return wiring{
+		held: 1,
+		enter: func(t *autograd.Tape, in tensors) (tensors, *autograd.Tensor) {
+			x := sub.pre.Forward(t, in[0])
+			return tensors{x}, x
+		},
+		leave: func(t *autograd.Tape, block tensors, y *autograd.Tensor) tensors {
+			y = sub.after(t, y)
+			sum := t.Add(block[0], y, 1, scale)
+			t.Done(y)
+			return tensors{sum}
 		},
 	}
 }
@@ -194,12 +213,12 @@ func (w wiring) around(b body) []Step {
 
 func join(a, b tensors) tensors { return append(a[:len(a):len(a)], b...) }
 
-// pairsOf are the pairs of sublayer i: its norm, if nothing else reads it and its
-// weights can be scaled as they are stored, and those inside.
-func pairsOf(subs []sublayer, i int) []Pair {
+// pairsOf are the pairs of sublayer i: its norm, if nothing else reads it, as the stream
+// does, and its weights can be scaled as they are stored, and those inside.
+func pairsOf(subs []sublayer, i int, stream bool) []Pair {
 	sub := &subs[i]
 	var pairs []Pair
-	shared := sharedNorm(subs)
+	shared := stream || sharedNorm(subs)
 	if next := sub.body.readers(); sub.pre != nil && sub.pre.W != nil && sub.pre.Offset == 0 && !shared && next != nil {
 		steps := sub.body.steps()
 		pairs = append(pairs, Pair{Norm: sub.pre, Next: next, Part: Part{next, func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {

@@ -17,8 +17,8 @@ var afmoe = Arch{
 			"num_experts": "64", "num_experts_per_tok": "6", "num_shared_experts": "2", "moe_intermediate_size": "1408", "global_attn_every_n_layers": "4"})
 		c.only("score_func", `"sigmoid"`)
 		c.only("route_norm", "true")
-		c.only("attention_bias", "false")
-		s, err := decoderSpec(c, "afmoe", func(a *Attention, _ *MLP) { a.QKNorm, a.Gate = PerHead, true })
+		bias := c.Bool(false, "attention_bias")
+		s, err := decoderSpec(c, "afmoe", func(a *Attention, _ *MLP) { a.QKNorm, a.Gate, a.Bias, a.OutBias = PerHead, true, bias, bias })
 		c.rename("num_experts", "n_routed_experts")
 		c.rename("num_shared_experts", "n_shared_experts")
 		c.rename("route_scale", "routed_scaling_factor")
@@ -63,6 +63,7 @@ var afmoe = Arch{
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()
 		kv := append(decoderConfig(s, "AfmoeForCausalLM", "afmoe"), s.windowConfig()...)
+		kv = append(kv, formats.KV{Key: "attention_bias", Value: s.Attention().Bias})
 		return append(kv, formats.KV{Key: "num_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "num_shared_experts", Value: m.Shared / m.F},
 			formats.KV{Key: "moe_intermediate_size", Value: m.F}, formats.KV{Key: "num_dense_layers", Value: s.denseLayers()}, formats.KV{Key: "route_scale", Value: shortFloat(m.Route.Scale)},
 			formats.KV{Key: "score_func", Value: "sigmoid"}, formats.KV{Key: "route_norm", Value: true}, formats.KV{Key: "mup_enabled", Value: s.EmbedScale != 0})

@@ -40,6 +40,9 @@ type Arch struct {
 	// Read completes the Spec with what files of Hugging Face keep in tensors and
 	// GGUF among its keys; nil: nothing.
 	Read func(s *Source) error
+	// Fit makes the Spec of a config.json that of a folder with these tensors, of which has
+	// gets names in Hugging Face files; nil: config.json says all.
+	Fit func(s *Spec, has func(name string) bool)
 	// Experts is set where files cannot speak of a model of which no layer has any.
 	Experts bool
 	// PartRotates is set where config.json can say that a part of a head rotates.

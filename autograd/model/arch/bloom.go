@@ -11,9 +11,6 @@ import (
 var bloom = Arch{
 	Name: "bloom", HF: []string{"BloomForCausalLM"}, GGUF: "bloom",
 	Spec: func(c *Config) (Spec, error) {
-		if c.Bool(false, "apply_residual_connection_post_layernorm") {
-			c.lack("apply_residual_connection_post_layernorm", "is true: a residual stream of normed values is not supported")
-		}
 		s := Spec{
 			Arch: "bloom", C: c.Int(-1, "n_embed", "hidden_size"), V: c.Int(-1, "vocab_size"), Norm: c.layerNorms("layer_norm_epsilon"),
 			Tied: c.Bool(true, "tie_word_embeddings"), EmbedNorm: true,
@@ -25,7 +22,9 @@ var bloom = Arch{
 		if !c.has(key) {
 			key = "num_hidden_layers"
 		}
-		return c.layers(s, key, decoder(a, &MLP{F: 4 * s.C, Act: kernels.GELUTanh, Ungated: true, Bias: true}))
+		l := decoder(a, &MLP{F: 4 * s.C, Act: kernels.GELUTanh, Ungated: true, Bias: true})
+		l.NormedStream = c.Bool(false, "apply_residual_connection_post_layernorm")
+		return c.layers(s, key, l)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, a, f := m.older("bloom", kernels.GELUTanh)
@@ -45,7 +44,7 @@ var bloom = Arch{
 		return []formats.KV{
 			{Key: "architectures", Value: []string{"BloomForCausalLM"}}, {Key: "model_type", Value: "bloom"}, {Key: "hidden_size", Value: s.C},
 			{Key: "n_layer", Value: len(s.Layers)}, {Key: "n_head", Value: s.Attention().H}, {Key: "seq_length", Value: s.MaxPos},
-			{Key: "layer_norm_epsilon", Value: shortFloat(s.Norm.Eps)}, {Key: "apply_residual_connection_post_layernorm", Value: false},
+			{Key: "layer_norm_epsilon", Value: shortFloat(s.Norm.Eps)}, {Key: "apply_residual_connection_post_layernorm", Value: s.Layers[0].NormedStream},
 			{Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 		}
 	},

@@ -16,14 +16,14 @@ var cohere2moe = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "8192", "head_dim": "128", "sliding_window": "4096", "sliding_window_pattern": "4", "tie_word_embeddings": "true",
 			"num_experts": "8", "num_experts_per_tok": "2"})
-		c.only("attention_bias", "false")
+		bias := c.Bool(false, "attention_bias")
 		if old, _ := get[map[string]any](c, "rope_scaling"); len(old) > 0 {
 			c.lack("rope_scaling", "is a rule, which this class does not read there; state it in rope_parameters")
 		}
 		if rule := c.ropeRule(); rule != nil && rule.has("rope_theta") {
 			delete(c.raw, "rope_theta") // which the class states in every file, and reads of the rule
 		}
-		s, err := decoderSpec(c, "cohere2_moe", func(*Attention, *MLP) {})
+		s, err := decoderSpec(c, "cohere2_moe", func(a *Attention, _ *MLP) { a.Bias, a.OutBias = bias, bias })
 		if err != nil {
 			return s, err
 		}
@@ -125,7 +125,7 @@ var cohere2moe = Arch{
 			rule["rope_theta"] = s.rope().Base
 			kv[i] = formats.KV{Key: "rope_parameters", Value: rule}
 		}
-		return append(kv, formats.KV{Key: "logit_scale", Value: shortFloat(s.LogitScale)}, formats.KV{Key: "intermediate_size", Value: m.F}, formats.KV{Key: "prefix_dense_intermediate_size", Value: m.Dense},
+		return append(kv, formats.KV{Key: "logit_scale", Value: shortFloat(s.LogitScale)}, formats.KV{Key: "attention_bias", Value: s.Attention().Bias}, formats.KV{Key: "intermediate_size", Value: m.F}, formats.KV{Key: "prefix_dense_intermediate_size", Value: m.Dense},
 			formats.KV{Key: "num_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "num_shared_experts", Value: m.Shared / m.F},
 			formats.KV{Key: "shared_expert_combination_strategy", Value: "average"}, formats.KV{Key: "expert_selection_fn", Value: how}, formats.KV{Key: "norm_topk_prob", Value: m.Route.Renorm},
 			formats.KV{Key: "mlp_layer_types", Value: s.mlpTypes()}, formats.KV{Key: "prefix_dense_sliding_window_pattern", Value: 1})

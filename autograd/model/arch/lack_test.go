@@ -44,7 +44,7 @@ func TestUnsupportedIsNotCorrupt(t *testing.T) {
 		"architecture": {map[string]any{"architectures": []string{"MambaForCausalLM"}, "model_type": "mamba"}, true},
 		"rope":         {map[string]any{"rope_scaling": map[string]any{"rope_type": "su", "factor": 2}}, true},
 		"activation":   {map[string]any{"hidden_act": "mish"}, true},
-		"clip":         {map[string]any{"architectures": []string{"OlmoeForCausalLM"}, "model_type": "olmoe", "clip_qkv": 8}, true},
+		"clip":         {map[string]any{"architectures": []string{"OlmoForCausalLM"}, "model_type": "olmo", "clip_qkv": 0}, true},
 		"partial":      {map[string]any{"partial_rotary_factor": 0.5}, true},
 		"two kinds":    {map[string]any{"model_type": "gpt2"}, false},
 		"of none":      {map[string]any{"model_type": "x"}, false},

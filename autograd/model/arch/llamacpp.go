@@ -32,7 +32,7 @@ var misfits = []struct {
 	{"has no head but the embedding, this model one of its own (tie_word_embeddings: false)", "command-r cohere2 gemma gemma2", func(x *Spec, _ Attention, _ MLP) bool { return !x.Tied }},
 	{"takes no embedding for the head, as this model does (tie_word_embeddings)", "apertus dbrx dots1 exaone-moe gptneox kimi-linear minimax-m2 nemotron olmo2 olmoe phi2 qwen2moe stablelm",
 		func(x *Spec, _ Attention, _ MLP) bool { return x.Tied }},
-	{"has no bias behind attention", "arcee cohere2 command-r dots1 gemma gemma2 gemma3 gemma4 hunyuan-dense hunyuan-moe hy_v3 olmo olmo2 olmoe qwen3 qwen35 qwen35moe qwen3moe qwen3next seed_oss smollm3",
+	{"has no bias behind attention", "afmoe arcee cohere2 cohere2moe command-r dots1 gemma gemma2 gemma3 gemma4 hunyuan-dense hunyuan-moe hy_v3 olmo olmo2 olmoe qwen3 qwen35 qwen35moe qwen3moe qwen3next seed_oss smollm3",
 		func(_ *Spec, a Attention, _ MLP) bool { return a.OutBias }},
 	{"has no biases in feed-forward parts", "arcee ernie4_5 seed_oss smollm3", func(_ *Spec, _ Attention, m MLP) bool { return m.Bias }},
 	{"takes queries, keys and values with biases, of which this model has none", "gptneox", func(_ *Spec, a Attention, _ MLP) bool { return !a.Bias }},
@@ -98,6 +98,8 @@ func (s *Source) LlamaCppNote() string {
 		return fmt.Sprintf("llama.cpp has windows in a model of 64 layers only, this one has %d: it computes something else", layers)
 	case name == "gpt-oss" && slices.ContainsFunc(x.Ropes, func(r RopeSpec) bool { return r.NoTruncate }):
 		return "llama.cpp rounds the range of yarn, which the model does not: logits differ a little"
+	case name == "llama4" && !slices.ContainsFunc(x.attentions(), func(a *Attention) bool { return a.Rope == NoRope }):
+		return "llama.cpp ends with an error where all layers of a Llama 4 rotate, as this one's do"
 	case name == "llama4" && (a.Chunk != 0 && a.Chunk != 8192 || x.Temperature != Temperature{} && (x.Temperature.Beta != 0.1 || x.Temperature.Every != 8192)):
 		return "llama.cpp attends in chunks of 8192 tokens and scales by 0.1 from there on, whatever the model says: it computes something else"
 	case name == "phimoe" && x.moe().Route.Kind == kernels.RouteSparsemixer:

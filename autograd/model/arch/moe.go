@@ -57,8 +57,8 @@ func (m *MoE) check(*Spec) error {
 	if m.Narrow < 0 || m.Narrow > maxWidth {
 		return fmt.Errorf("width of experts is %d", m.Narrow)
 	}
-	if m.WeighInput && m.K != 1 {
-		return lack{fmt.Errorf("weights on what %d experts of a token read are not supported, only on one's", m.K)}
+	if m.WeighInput && m.K != 1 && m.Route != (kernels.RouteArgs{Kind: kernels.RouteSigmoid}) {
+		return lack{fmt.Errorf("weights on what %d experts of a token read are supported where each is the sigmoid of its own logit", m.K)}
 	}
 	if g := m.Route.Groups; g != 0 {
 		if err := checkSizes(size{"groups of experts", g, m.E}, size{"groups per token", m.Route.TopGroups, g}); err != nil {

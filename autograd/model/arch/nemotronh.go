@@ -14,7 +14,7 @@ import (
 var nemotronH = Arch{
 	Name: "nemotron_h", HF: []string{"NemotronHForCausalLM"}, GGUF: "nemotron_h",
 	Spec: nemotronSpec, GGUFSpec: nemotronGGUF, Rules: nemotronRules, KV: nemotronKV, NoGGUF: nemotronNoGGUF, Config: nemotronConfig,
-	Drops: []string{"mtp."},
+	Fit: nemotronFit, Drops: []string{"mtp."},
 }
 
 // nemotronHMoE is one with layers of experts, for which llama.cpp has a name of
@@ -22,7 +22,7 @@ var nemotronH = Arch{
 var nemotronHMoE = Arch{
 	Name: "nemotron_h_moe", GGUF: "nemotron_h_moe",
 	Spec: nemotronSpec, GGUFSpec: nemotronGGUF, Rules: nemotronRules, KV: nemotronKV, NoGGUF: nemotronNoGGUF, Config: nemotronConfig,
-	Drops: []string{"mtp."},
+	Fit: nemotronFit, Drops: []string{"mtp."},
 }
 
 func nemotronSpec(c *Config) (Spec, error) {
@@ -54,6 +54,21 @@ func nemotronSpec(c *Config) (Spec, error) {
 	}
 	err := s.nemotronLayers(kinds, bodies)
 	return s, cmp.Or(c.err, err)
+}
+
+// nemotronFit leaves attention without biases where the folder has none: the class of
+// Transformers 5.23 has none whatever attention_bias says, the models' own code goes by it.
+func nemotronFit(s *Spec, has func(name string) bool) {
+	for i, l := range s.Layers {
+		a, ok := bodyOf[*Attention](l) // one for all layers
+		if !ok {
+			continue
+		}
+		name := fmt.Sprintf("layers.%d.mixer.q_proj.bias", i)
+		a.Bias = a.Bias && (has("backbone."+name) || has("model."+name) || has(name))
+		a.OutBias = a.Bias
+		return
+	}
 }
 
 func nemotronGGUF(m *Metadata) (Spec, error) {

@@ -31,7 +31,7 @@ func TestOlderLacks(t *testing.T) {
 	for _, c := range []struct{ a, key, value string }{
 		{"mpt", "expansion_ratio", "2"}, {"mpt", "no_bias", "false"}, {"mpt", "logit_scale", "0.5"}, {"mpt", "attn_config", `{"alibi": false}`},
 		{"mpt", "attn_config", `{"qk_ln": true}`}, {"mpt", "attn_config", `{"alibi_bias_max": 4}`}, {"mpt", "attn_config", `{"attn_type": "multiquery_attention"}`}, {"mpt", "norm_type", `"rmsnorm"`},
-		{"bloom", "apply_residual_connection_post_layernorm", "true"}, {"falcon", "num_ln_in_parallel_attn", "2"}, {"falcon", "apply_residual_connection_post_layernorm", "true"}, {"falcon-new", "parallel_attn", "false"},
+		{"falcon", "num_ln_in_parallel_attn", "2"}, {"falcon", "apply_residual_connection_post_layernorm", "true"}, {"falcon-new", "parallel_attn", "false"},
 		{"gpt2", "add_cross_attention", "true"}, {"gptj", "rotary_dim", "null"},
 		{"apertus", "hidden_act", `"silu"`}, {"apertus", "qk_norm", "false"}, {"apertus", "post_norm", "true"}, {"apertus", "mlp_bias", "true"},
 	} {

@@ -13,11 +13,10 @@ var olmoe = Arch{
 	Name: "olmoe", HF: []string{"OlmoeForCausalLM"}, GGUF: "olmoe",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "4096", "rms_norm_eps": "1e-5", "num_experts": "64", "num_experts_per_tok": "8"})
-		if c.has("clip_qkv") {
-			c.lack("clip_qkv", "queries, keys and values that are cut off are not supported in OLMoE")
-		}
-		bias := c.Bool(false, "attention_bias")
-		s, err := decoderSpec(c, "olmoe", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = WholeWidth, bias, bias })
+		bias, clip := c.Bool(false, "attention_bias"), c.clip()
+		s, err := decoderSpec(c, "olmoe", func(a *Attention, _ *MLP) {
+			a.QKNorm, a.Bias, a.OutBias, a.Clip = WholeWidth, bias, bias, float32(clip)
+		})
 		s.withExperts(MoE{E: c.Int(-1, "num_experts", "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), Route: kernels.RouteArgs{Renorm: c.Bool(false, "norm_topk_prob")}}, nil)
 		return s, cmp.Or(err, c.err)
 	},
@@ -30,7 +29,11 @@ var olmoe = Arch{
 	KV:    func(s *Spec) []formats.KV { return decoderKV(s, "olmoe") },
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()
-		return append(decoderConfig(s, "OlmoeForCausalLM", "olmoe"), formats.KV{Key: "attention_bias", Value: s.Attention().Bias},
+		kv := decoderConfig(s, "OlmoeForCausalLM", "olmoe")
+		if clip := s.Attention().Clip; clip > 0 {
+			kv = append(kv, formats.KV{Key: "clip_qkv", Value: shortFloat(clip)})
+		}
+		return append(kv, formats.KV{Key: "attention_bias", Value: s.Attention().Bias},
 			formats.KV{Key: "num_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "norm_topk_prob", Value: m.Route.Renorm})
 	},
 }

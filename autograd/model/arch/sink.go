@@ -462,7 +462,7 @@ func (a *Arch) unsaid(s *Spec, keys map[string]json.RawMessage) string {
 	if err != nil {
 		return err.Error()
 	}
-	if a.Read != nil { // what it completes layers with lies in tensors
+	if a.Read != nil || a.Fit != nil { // what they complete layers with lies in tensors
 		back.Layers = s.Layers
 	}
 	return s.otherThan(&back)
@@ -505,7 +505,7 @@ var specKeys = map[string]string{"Act": "hidden_act", "Window": "sliding_window"
 	"Attention.H": "num_attention_heads", "Attention.K": "num_key_value_heads", "Attention.D": "head_dim", "Attention.Bias": "attention_bias", "Attention.Rope": "table of rotation (-1: none)",
 	"MLP.F": "intermediate_size", "MLP.Bias": "mlp_bias", "MoE.E": "number of experts", "MoE.K": "num_experts_per_tok", "MoE.F": "moe_intermediate_size", "MoE.Shared": "size of the shared expert",
 	"Sublayer.Pre": "norm before a part", "Sublayer.Post": "norm behind a part", "Sublayer.Body": "", "LayerSpec.Sublayers": "", "Beside.Bodies": "", "Normed.Body": "", "Route": "", "ActParams": "", "AltUp": "",
-	"Attention.Scale": "factor on scores", "AltUp.Unscaled": "altup_correct_scale: false", "MoE.Average": "average of the shared expert and the others (shared_expert_combination_strategy)"}
+	"Attention.Scale": "factor on scores", "Attention.Clip": "clip_qkv", "NormedStream": "apply_residual_connection_post_layernorm", "AltUp.Unscaled": "altup_correct_scale: false", "MoE.Average": "average of the shared expert and the others (shared_expert_combination_strategy)"}
 
 // fieldWords is what a user knows a field of a Spec's part by; "" for what only holds others.
 func fieldWords(part, field string) string {

@@ -170,6 +170,12 @@ func (s *Source) readConfig() error {
 	if c.err != nil {
 		return c.err
 	}
+	if s.arch.Fit != nil {
+		tensors := s.Reader.Tensors()
+		s.arch.Fit(&s.Spec, func(name string) bool {
+			return slices.ContainsFunc(tensors, func(t formats.Tensor) bool { return t.Name == name })
+		})
+	}
 	s.notes = c.notes
 	if reward {
 		if err := checkLabels(c); err != nil {

@@ -165,6 +165,9 @@ type LayerSpec struct {
 	// NormSum puts the norms Post behind the sum: a sublayer makes the stream x
 	// Post(x + Body(x)).
 	NormSum bool
+	// NormedStream: a sublayer adds to what its norm Pre makes of the stream, which x
+	// becomes Pre(x) + Body(Pre(x)).
+	NormedStream bool
 	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
 	Residual float32
 	// AltUp is set where the sublayers work on one of several streams.
@@ -204,7 +207,7 @@ type Attention struct {
 	Bias     bool          // of q, k, v
 	OutBias  bool
 	Gate     bool    // the sigmoid of one more map of the input multiplies what o reads
-	Clip     float32 // q, k and v are cut off at ±Clip before all else; 0: not
+	Clip     float32 // q, k and v are cut off at ±Clip, before their rotation and behind their norms; 0: not
 	Window   int     // 0: none
 	Chunk    int     // a token sees no key of an earlier chunk of so many positions; 0: all
 	Sinks    bool    // every head has a score of its own that takes a share and has no value
@@ -640,6 +643,9 @@ func (a *Attention) check(s *Spec) error {
 	}
 	if !(a.Clip >= 0) {
 		return fmt.Errorf("queries, keys and values are cut off at %g", a.Clip)
+	}
+	if a.Clip > 0 && a.QKNorm != NoQKNorm && (a.Fused || a.NormLast || a.Borrows > 0) {
+		return lack{fmt.Errorf("bounds of queries and keys behind their norms are supported where each has a map of its own")}
 	}
 	if a.Temperature {
 		if err := s.Temperature.check(); err != nil {

@@ -121,6 +121,13 @@ var variants = []struct{ base, change, refused string }{
 	{"flan-t5", `{"tie_word_embeddings": false, "scale_decoder_outputs": null, "num_layers": 1, "num_decoder_layers": 3, "decoder_start_token_id": 7, "n_positions": 40}`, ""},
 	{"flan-t5", `{"tie_word_embeddings": false, "scale_decoder_outputs": null, "feed_forward_proj": "gated-silu", "dense_act_fn": "silu"}`, "hidden_act"},
 	{"nemotron-h-moe", `{"moe_latent_size": 24}`, ""},
+	{"nemotron-h", `{"attention_bias": true}`, ""},
+	{"olmoe", `{"clip_qkv": 0.5}`, "clip_qkv 0 instead of 0.5"},
+	{"afmoe", `{"attention_bias": true}`, ""},
+	{"cohere2-moe", `{"attention_bias": true}`, ""},
+	{"bloom", `{"apply_residual_connection_post_layernorm": true}`, "apply_residual_connection_post_layernorm false instead of true"},
+	{"llama4", `{"num_experts_per_tok": 2}`, ""},
+	{"kimi-linear", `{"v_head_dim": 10}`, ""},
 	{"kimi-linear", `{"moe_renormalize": false, "num_experts_per_token": 1}`, "moe_renormalize"},
 }
 

@@ -89,6 +89,16 @@ CLASSES = {
     "t5gemma": ("T5GemmaForConditionalGeneration", {"encoder": {**STACK, "num_hidden_layers": 2}, "decoder": {**STACK, "num_hidden_layers": 3, "intermediate_size": 80}, "vocab_size": 256}),
     "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", {"text_config": {**TEXT, "head_dim": 12, "rope_parameters": {**SECTIONS, "mrope_interleaved": True}, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}, "vision_config": DEEP}),
 }
+CLASSES |= {
+    "olmoe clip": ("OlmoeForCausalLM", {**TEXT, "num_experts": 4, "num_experts_per_tok": 2, "clip_qkv": 0.7}),
+    "afmoe biases": ("AfmoeForCausalLM", {**TEXT, "head_dim": 12, "attention_bias": True, "sliding_window": 4, "num_dense_layers": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                                          "num_shared_experts": 1, "mup_enabled": True, "global_attn_every_n_layers": 2, "score_func": "sigmoid", "route_norm": True}),
+    "cohere2_moe biases": ("Cohere2MoeForCausalLM", {**TEXT, "head_dim": 12, "attention_bias": True, "sliding_window": 4, "sliding_window_pattern": 2, "num_experts": 4, "num_experts_per_tok": 2,
+                                                     "num_shared_experts": 1, "first_k_dense_replace": 0, "tie_word_embeddings": True}),
+    "bloom normed": ("BloomForCausalLM", {"vocab_size": 256, "hidden_size": 48, "n_layer": 2, "n_head": 4, "apply_residual_connection_post_layernorm": True, "pad_token_id": 0}),
+    "llama4 two": ("Llama4ForCausalLM", {**TEXT, "head_dim": 16, "intermediate_size": 24, "intermediate_size_mlp": 40, "num_local_experts": 4, "num_experts_per_tok": 2, "interleave_moe_layer_step": 1,
+                                         "attention_chunk_size": 8192, "num_hidden_layers": 4}),
+}
 PARTS = re.compile(r"^(model\.[a-z_]+\.|[a-z_]+[.\d]?)")
 
 
@@ -145,16 +155,16 @@ def measured(cls_name, config):
         out["greedy"] = text[0, skipped:].tolist()
     loss(m)
     grads = {n: p.grad for n, p in m.named_parameters() if p.grad is not None and n.startswith(tuple(halves))}
-    out["grads"] = {n: numbers(g) for n, g in grads.items() if re.search(r"(layers|block)\.1\.|norm\.weight|lm_head" + ("|embed_tokens|shared" if "source" in out else ""), n)}
+    out["grads"] = {n: numbers(g) for n, g in grads.items() if re.search(r"(layers|\bh|block)\.1\.|norm\.weight|lm_head" + ("|embed_tokens|shared" if "source" in out else ""), n)}
     out["tensors"], parts = {}, set()
     for name, v in saved.items():
         other = halves != [""] and not name.startswith(("language_model.", "model.language_model.", "model.text_model.", "lm_head"))
         if not other or part(name) not in parts:
             out["tensors"][name] = list(v.shape)
         parts.add(part(name))
-    linear = [n for n, x in m.named_modules() if isinstance(x, torch.nn.Linear) and re.search(r"(layers\.\d+|block\.\d+\.layer\.\d)\.(SelfAttention|EncDecAttention|DenseReluDense|cross_attn|self_attn|mlp|shared_mlp|feed_forward)\b(?!\.gate$|\.router$)", n) and n.startswith(tuple(halves))]
+    linear = [n for n, x in m.named_modules() if isinstance(x, torch.nn.Linear) and re.search(r"(layers\.\d+|\bh\.\d+|block\.\d+\.layer\.\d)\.(SelfAttention|EncDecAttention|DenseReluDense|cross_attn|self_attn|self_attention|mlp|shared_mlp|feed_forward)\b(?!\.gate$|\.router$)", n) and n.startswith(tuple(halves))]
     if any(".mlp.experts" in n for n, _ in m.named_modules()):  # whose names PEFT takes for those of experts
-        linear = [n for n in linear if ".mlp." not in n]
+        linear = [n for n in linear if ".mlp." not in n and not n.endswith(".gate_proj")]
     m.zero_grad()
     p = peft.get_peft_model(m, peft.LoraConfig(r=2, lora_alpha=4, target_modules=linear)).eval()
     state = {k: (0.3 * made(k, v.shape)).to(m.dtype) for k, v in peft.get_peft_model_state_dict(p).items()}

@@ -401,6 +401,10 @@ func ctActivations(t dtype.Type) any {
 // ctFormat is how compressed-tensors calls the way a type is stored.
 func ctFormat(g typeGroup) string {
 	switch {
+	case g.typ.Kind == dtype.F4E2M1 && g.typ.Scale == dtype.F8E8M0:
+		return "mxfp4-pack-quantized"
+	case g.typ.Kind == dtype.F4E2M1:
+		return "nvfp4-pack-quantized"
 	case g.typ.Kind == dtype.F8E4M3:
 		return "float-quantized"
 	case g.act != dtype.Type{}:

@@ -229,10 +229,9 @@ func (g *grouper) fp4(prefix string, w, scale *array) error {
 		return err
 	}
 	if per == 32 {
-		typ := dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
-		return g.add(prefix+".weight", typ, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(scaleGrid{run: 1}))
+		return g.add(prefix+".weight", mxfp4, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(scaleGrid{run: 1}))
 	}
-	typ, name := dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}, globalScale
+	typ, name := nvfp4, globalScale
 	if g.by[prefix+scale2] != nil {
 		typ.Flags, name = dtype.Nested, scale2
 	}

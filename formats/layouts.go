@@ -1,6 +1,7 @@
 package formats
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -126,15 +127,18 @@ func awqLayout(p TensorPlan, prefix string) (layout, error) {
 }
 
 func ctLayout(p TensorPlan, prefix string) (layout, error) {
-	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8, dtype.F8E4M3)
+	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8, dtype.F8E4M3, dtype.F4E2M1)
 	if err == nil && p.Type.Flags&dtype.Perm != 0 {
 		err = fmt.Errorf("compressed-tensors has no activation order by group")
 	}
 	if err != nil {
 		return layout{}, err
 	}
-	if p.Type.Kind == dtype.F8E4M3 {
-		return float8Layout(p, prefix+".weight_scale", groups), nil
+	switch p.Type.Kind {
+	case dtype.F8E4M3:
+		return float8Layout(p, prefix+ctScale, groups), nil
+	case dtype.F4E2M1:
+		return float4Layout(p, prefix, groups)
 	}
 	if p.Act != (dtype.Type{}) {
 		return ctUnpacked(p, prefix, groups)
@@ -211,6 +215,46 @@ func float8Layout(p TensorPlan, scale string, groups int64) layout {
 		},
 		in: importFloats(grid),
 	}
+}
+
+// The 4-bit floats that compressed-tensors stores.
+var (
+	mxfp4 = dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
+	nvfp4 = dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}
+)
+
+// float4Layout stores floats of 4 bits, two a byte, the scales of their groups, and of NVFP4 the number that divides all scales.
+func float4Layout(p TensorPlan, prefix string, groups int64) (layout, error) {
+	if p.Type != mxfp4 && p.Type != nvfp4 || p.Act != (dtype.Type{}) {
+		return layout{}, fmt.Errorf("%v with inputs of %v cannot be stored in this layout; %v and %v with inputs as they are can", p.Type, p.Act, mxfp4, nvfp4)
+	}
+	rows, scale := p.Shape[0], "U8"
+	if p.Type == nvfp4 {
+		scale = "F8_E4M3"
+	}
+	slots := []slot{
+		{role: "codes", name: prefix + ".weight_packed", dtype: "U8", shape: []int64{rows, p.Shape[1] / 2}},
+		{role: "scale", name: prefix + ctScale, dtype: scale, shape: []int64{rows, groups}},
+	}
+	if p.Type == nvfp4 {
+		slots = append(slots, slot{role: "global", name: prefix + globalScale, dtype: "F32", shape: []int64{1}})
+	}
+	return layout{
+		slots: slots,
+		out: func(m block.Raw) (parts, error) {
+			out := parts{"codes": m.Plane(dtype.Codes), "scale": m.Plane(dtype.Scales)}
+			if all := m.Plane(dtype.NestedScales); len(all) > 0 {
+				out["global"] = all[:4]
+				for r := range m.Rows {
+					if !bytes.Equal(all[4*r:4*r+4], all[:4]) {
+						return nil, fmt.Errorf("row %d has the number %g for its scales, and row 0 %g: a matrix has one", r, f32(all, r), f32(all, 0))
+					}
+				}
+			}
+			return out, nil
+		},
+		in: importFloats(scaleGrid{run: 1}),
+	}, nil
 }
 
 // bnbLayout stores a weight of bitsandbytes, of 4 bits or of LLM.int8(). float is the dtype the

@@ -220,8 +220,15 @@ func ctConfig(groups []typeGroup, kept []string) object {
 func ctWeights(t dtype.Type) object {
 	strategy, size, shape := "group", any(int(t.Group)), any(nil)
 	kind := "int"
-	if t.Kind == dtype.F8E4M3 {
+	if t.ScaledFloat() {
 		kind = "float"
+	}
+	own := object{}
+	switch t { // what is left out of the others is the type of the weights
+	case mxfp4:
+		own = object{{"scale_dtype", "torch.uint8"}}
+	case nvfp4:
+		strategy, own = "tensor_group", object{{"scale_dtype", "torch.float8_e4m3fn"}}
 	}
 	switch {
 	case t.Group < 0:
@@ -229,10 +236,10 @@ func ctWeights(t dtype.Type) object {
 	case block.InTiles(t):
 		strategy, size, shape = "block", nil, []any{block.FloatRows, int(t.Group)}
 	}
-	return object{
+	return append(object{
 		{"actorder", nil}, {"block_structure", shape}, {"dynamic", false}, {"group_size", size}, {"num_bits", t.Bits()},
 		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", kind},
-	}
+	}, own...)
 }
 
 // bnbConfig is the BitsAndBytesConfig of Transformers, which refuses a whole

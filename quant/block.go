@@ -22,6 +22,8 @@ type layer struct {
 	typ        dtype.Type // what it becomes
 	in         *inputs    // what the method asked to know of its inputs; nil: nothing
 	options    any        // the job's, of the method that rounds
+	tops       []float32  // of NVFP4: see block.EncodeFP4
+	like       dtype.Kind // that weights which are not quantized have
 }
 
 // matrixResult is a quantized matrix and what it cost.

@@ -14,7 +14,6 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -121,6 +120,9 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 		return nil, err
 	}
 	if err := p.checkShapes(layers); err != nil {
+		return nil, err
+	}
+	if err := p.checkNumbers(); err != nil {
 		return nil, err
 	}
 	if job.For == nil {
@@ -315,7 +317,7 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 			bad = "rows and columns must fill words of 32 bits"
 		case p.Format == formats.EXL2 && (l.rows%32 != 0 || l.cols%32 != 0):
 			bad = "rows and columns must be multiples of 32"
-		case block.InTiles(t) && l.cols%int(t.Group) != 0:
+		case t.ScaledFloat() && t.Group > 0 && l.cols%int(t.Group) != 0:
 			bad = "columns must be a multiple of " + strconv.Itoa(int(t.Group)) + ", the columns of a block,"
 		case p.Format == formats.AWQ && l.rows%8 != 0:
 			bad = "rows must be a multiple of 8"

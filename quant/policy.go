@@ -19,10 +19,11 @@ type artifact struct {
 	index  bool // columns have a group index, which permutes them
 	act    bool // activations are rounded, too
 
-	float   bool   // codes are floating-point numbers
-	cut     bool   // the last block of rows is cut off
-	experts bool   // several matrices under one name in Transformers
-	arch    string // the model's architecture
+	float   bool       // codes are floating-point numbers
+	cut     bool       // the last block of rows is cut off
+	like    dtype.Kind // that weights which are not quantized have
+	experts bool       // several matrices under one name in Transformers
+	arch    string     // the model's architecture
 }
 
 // artifacts are what the plan will write: one for each type of weight.
@@ -30,7 +31,7 @@ func (p *FolderPlan) artifacts() []artifact {
 	var out []artifact
 	for _, l := range p.Layers {
 		t := p.Types[l]
-		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0, p.Acts[l] != dtype.Type{}, t.ScaledFloat(), p.cut[l], p.experts[l], p.arch}
+		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0, p.Acts[l] != dtype.Type{}, t.ScaledFloat(), p.cut[l], p.keep, p.experts[l], p.arch}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
 		}
@@ -53,6 +54,11 @@ func (a artifact) packed(kinds ...string) bool {
 	return a.format == formats.CompressedTensors && !a.act && slices.Contains(kinds, a.arch)
 }
 
+// float4 reports floats of 4 bits in compressed-tensors.
+func (a artifact) float4() bool {
+	return a.format == formats.CompressedTensors && a.float && a.bits == 4
+}
+
 // joined are the models whose experts are one tensor in the files that Transformers reads.
 var joined = []string{"dbrx", "gemma4_text", "gpt_oss", "granitemoe", "granitemoehybrid"}
 
@@ -63,7 +69,8 @@ var consumers = []string{"transformers", "vllm", "tgi", "exllama"}
 // 0.50.2, compressed-tensors 0.19 and 0.20.1) and vLLM 0.32, both on a CPU. The lines of
 // tgi and exllama are from their documentation and issues: TGI reads GPTQ, AWQ
 // and compressed-tensors in 4 bits, ExLlama 4-bit GPTQ and EXL2. So are all of
-// EXL2, which nothing loads on a CPU, and what is said of vLLM and blocks of FP8, which it runs on GPUs.
+// EXL2, which nothing loads on a CPU, and what is said of vLLM and
+// blocks of FP8, which it runs on GPUs as it does floats of 4 bits.
 var rules = []rule{
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && !a.sym }, "scheme", "scheme: W4A16, or format: awq", "Unsupported quantization config: sym=False"},
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.index }, "actorder", "actorder: static gives the same order without g_idx", "desc_act=True is no longer supported"},
@@ -96,6 +103,8 @@ var rules = []rule{
 	{"transformers", func(a artifact) bool { return a.format == formats.FP8 && a.cut }, "ignore", "ignore: modules whose rows are no multiple of 128",
 		"without a GPU it takes blocks of equal height: what it decodes is not what is stored, or weight shape not divisible by scale grid"},
 	{"vllm", func(a artifact) bool { return a.cut }, "ignore", "ignore: modules whose rows are no multiple of 128", "output_partition_size is not divisible by weight quantization block_n"},
+	{"transformers", func(a artifact) bool { return a.float4() && a.like != dtype.BF16 }, "keep_dtype", "keep_dtype: bf16", "it decodes floats of 4 bits to bfloat16: expected m1 and m2 to have the same dtype"},
+	{"tgi", func(a artifact) bool { return a.float4() }, "scheme", "scheme: W4A16", "of 4 bits it reads integers"},
 	{"tgi", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "bitsandbytes weights are quantized when a model is loaded, not read"},
 	{"tgi", func(a artifact) bool {
 		return a.format != formats.Bitsandbytes && a.format != formats.EXL2 && a.bits != 4
@@ -174,7 +183,7 @@ func Loads(format string) []string {
 			makes := slices.ContainsFunc(methods, func(m *Method) bool {
 				return slices.Contains(m.Schemes, s.Name) && slices.Contains(m.Formats, format)
 			})
-			a := artifact{format: format, bits: s.Weight.Bits(), sym: s.Weight.Flags&dtype.Zero == 0, group: cmp.Or(int(s.Weight.Group), 128), act: s.Act != dtype.Type{}, float: s.Weight.ScaledFloat()}
+			a := artifact{format: format, bits: s.Weight.Bits(), sym: s.Weight.Flags&dtype.Zero == 0, group: cmp.Or(int(s.Weight.Group), 128), act: s.Act != dtype.Type{}, float: s.Weight.ScaledFloat(), like: dtype.BF16}
 			refused := slices.ContainsFunc(rules, func(r rule) bool { return r.consumer == program && r.when(a) })
 			if makes && s.checkFormat(format) == nil && !refused {
 				names = append(names, s.Name)

@@ -13,7 +13,7 @@ import (
 // rtnMethod rounds every weight to the nearest value of its group's grid.
 var rtnMethod = Method{
 	Name: "rtn", Title: "round to nearest",
-	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC", "FP8_BLOCK", "W5A16", "W6A16"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ, formats.EXL2, formats.FP8},
+	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4A16", "MXFP4A16", "W5A16", "W6A16"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ, formats.EXL2, formats.FP8},
 	storage: func(o any, format string, t dtype.Type) (dtype.Type, error) {
 		if format != formats.EXL2 {
 			return t, nil
@@ -36,21 +36,27 @@ var rtnMethod = Method{
 
 // roundNearest rounds to the nearest values of the layer's type.
 func roundNearest(l *layer) (*matrixResult, error) {
-	if block.InTiles(l.typ) {
-		return roundTiles(l)
+	if block.InTiles(l.typ) || l.typ.Kind == dtype.F4E2M1 {
+		return roundFloats(l)
 	}
 	return l.encode(l.w)
 }
 
-// roundTiles rounds to the nearest values of types whose rows share scales.
-func roundTiles(l *layer) (*matrixResult, error) {
+// roundFloats rounds to the nearest values of floats that no backend encodes: whose rows share scales, or of 4 bits.
+func roundFloats(l *layer) (*matrixResult, error) {
 	raw, w := block.New(l.typ, l.rows, l.cols), make([]byte, 4*l.rows*l.cols)
 	if err := l.dev.Download(w, l.w); err != nil {
 		return nil, err
 	}
 	x := make([]float32, l.rows*l.cols)
 	block.GetF32(x, w)
-	if err := block.EncodeTiles(raw, x); err != nil {
+	var err error
+	if block.InTiles(l.typ) {
+		err = block.EncodeTiles(raw, x)
+	} else {
+		err = block.EncodeFP4(raw, x, l.tops, l.like)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.path, err)
 	}
 	rep, err := measure(l, raw)

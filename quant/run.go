@@ -74,6 +74,7 @@ type output struct {
 	log     *layerLog
 	reports map[string]LayerReport // by module
 	rep     Report
+	tops    map[string][]float32 // by tensor name: see topsOf
 }
 
 // plan checks every job before any work.
@@ -312,7 +313,11 @@ func (o *output) quantize(dev kernels.Backend, x *arch.Tensor, t dtype.Type) err
 	err := dev.Run(func() (err error) {
 		s := scratch{dev: dev}
 		defer s.free()
-		l := &layer{dev: dev, path: x.Path(), role: x.Role, w: s.values(o.from, x), rows: x.Rows, cols: x.Cols, typ: t}
+		tops, err := o.topsOf(x, t)
+		if err != nil {
+			return err
+		}
+		l := &layer{dev: dev, path: x.Path(), role: x.Role, w: s.values(o.from, x), rows: x.Rows, cols: x.Cols, typ: t, tops: tops, like: o.plan.keep}
 		if s.err != nil {
 			return s.err
 		}

@@ -35,6 +35,8 @@ var schemes = []Scheme{
 	{Name: "W8A8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}, Act: formats.ActInt8},
 	{Name: "FP8_DYNAMIC", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: -1}, Act: formats.ActFP8},
 	{Name: "FP8_BLOCK", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: block.FloatRows}, Act: formats.ActFP8Block},
+	{Name: "NVFP4A16", Weight: dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}},
+	{Name: "MXFP4A16", Weight: dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}},
 	{Name: "NF4", Weight: dtype.Type{Kind: dtype.NF4, Group: 64}},
 	{Name: "FP4", Weight: dtype.Type{Kind: dtype.FP4, Group: 64}},
 	{Name: "INT8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}},
@@ -79,6 +81,8 @@ func (s Scheme) checkFormat(format string) error {
 	switch {
 	case format == formats.FP8 && !block.InTiles(s.Weight):
 		return fail.Usagef("format", "use scheme: FP8_BLOCK", "the %s layout holds blocks of 8-bit floats, %s has none", format, s.Name)
+	case s.Weight.ScaledFloat() && format != formats.CompressedTensors && format != formats.FP8:
+		return fail.Usagef("format", "use format: compressed-tensors", "the %s layout has no floats, %s has", format, s.Name)
 	case s.Act != dtype.Type{} && format != formats.CompressedTensors && format != formats.FP8:
 		return fail.Usagef("format", "use format: compressed-tensors", "the %s layout has no room for what %s says of activations", format, s.Name)
 	case format == formats.EXL2 && s.Weight.Flags&dtype.Zero != 0:
@@ -118,7 +122,7 @@ func (s Scheme) resolveGroup(group int, layers []linear, undivided string) (int,
 // F32, the others' F16.
 func (s Scheme) in(format string, group int, keep dtype.Kind) dtype.Type {
 	t := s.Weight
-	if t.Flat() {
+	if t.Flat() || t.Scale != dtype.F32 { // it says itself what its scales are
 		return t
 	}
 	t.Group, t.Scale = int32(group), dtype.F16

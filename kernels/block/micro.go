@@ -2,6 +2,7 @@ package block
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
@@ -141,6 +142,82 @@ func EncodeTiles(m Raw, x []float32) error {
 		}
 	})
 	return nil
+}
+
+// EncodeFP4 quantizes x [Rows*Cols] into m, floats of 4 bits in the groups of MXFP4 or of NVFP4, as compressed-tensors 0.20.1
+// does (calculate_qparams, generate_gparam, quantize). It refuses values that are not finite (ErrNotFinite).
+//
+// MXFP4 (scales F8E8M0): a group's scale is the power of two below its largest magnitude, the one above from seven quarters
+// of it on, less two.
+//
+// NVFP4 (scales F8E4M3, Nested and Inverse): m is len(tops) matrices of as many rows, one below another, and tops[i] is the
+// largest magnitude in matrix i and in all that share its number. like is the kind that the weights are held in: what is
+// computed of largest magnitudes is rounded to it.
+func EncodeFP4(m Raw, x, tops []float32, like dtype.Kind) error {
+	nested := m.Type.Flags&dtype.Nested != 0
+	if m.Type.Kind != dtype.F4E2M1 || len(x) != m.Rows*m.Cols || nested && (len(tops) == 0 || m.Rows%len(tops) != 0) {
+		panic(fmt.Sprintf("block: EncodeFP4: %d values into %d×%d of %v, %d largest ones", len(x), m.Rows, m.Cols, m.Type, len(tops)))
+	}
+	if err := checkFinite(x, 0, m.Cols); err != nil {
+		return err
+	}
+	c, groups, size := microOf(m.Type.Kind), m.Type.Groups(m.Cols), int(m.Type.Group)
+	codes, scales, numbers := m.Plane(dtype.Codes), m.Plane(dtype.Scales), m.Plane(dtype.NestedScales)
+	stride := (m.Cols + 1) / 2
+	par.For(m.Rows, rowGrain(m.Cols), func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			number := float32(1)
+			if nested {
+				number = nvfp4Number(tops[r/(m.Rows/len(tops))], like)
+				putF32(numbers[4*r:], number)
+			}
+			clear(codes[r*stride : (r+1)*stride])
+			for g := range groups {
+				part := x[r*m.Cols+g*size : r*m.Cols+min((g+1)*size, m.Cols)]
+				top := float32(0)
+				for _, v := range part {
+					top = max(top, v, -v)
+				}
+				at := r*groups + g
+				if nested {
+					scales[at] = nvfp4Scale(top, number, like)
+				} else {
+					scales[at] = mxfp4Scale(top)
+				}
+				scale := ScaleAt(scales, m.Type.Scale, at) / number
+				for i, v := range part {
+					if v /= scale; v != 0 { // of -0 the code is 0
+						putCode(codes[r*stride:(r+1)*stride], 4, g*size+i, c.roundMicro(v, 1))
+					}
+				}
+			}
+		}
+	})
+	return nil
+}
+
+// mxfp4Scale is the exponent of the scale of a group of MXFP4.
+func mxfp4Scale(top float32) uint8 {
+	return uint8(max(int((math.Float32bits(top)+0x200000)>>23)-2, 0))
+}
+
+// nvfp4Number is what divides the scales of an NVFP4 matrix, 6·448 times the reciprocal of top, each in the kind of the weights;
+// in float32 where F16 cannot hold it, and 1 of values as good as 0.
+func nvfp4Number(top float32, like dtype.Kind) float32 {
+	for _, k := range []dtype.Kind{like, dtype.F32} {
+		if v := RoundScale(k, RoundScale(k, 1/top)*(6*448)); v <= math.MaxFloat32 {
+			return v
+		}
+	}
+	return 1
+}
+
+// nvfp4Scale is the scale of a group of NVFP4, in F8E4M3; an eighth of values as good as 0.
+func nvfp4Scale(top, number float32, like dtype.Kind) uint8 {
+	if code := E4M3(min(number*RoundScale(like, top/6), 448)); code > 0 {
+		return code
+	}
+	return E4M3(0.125)
 }
 
 // encodeMicroRow gives each group the scale of its largest magnitude. Where scales

@@ -1,8 +1,10 @@
 package block_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"math"
 	"slices"
 	"testing"
@@ -83,4 +85,59 @@ func TestTiles(t *testing.T) {
 	if err := block.EncodeTiles(block.New(dtype.Type{Kind: dtype.F8E4M3, Group: 128}, rows, cols), x); err == nil {
 		t.Error("infinity is stored")
 	}
+}
+
+// TestEncodeFP4: codes and scales are those of compressed-tensors 0.20.1 (preset_name_to_scheme, generate_gparam, calculate_qparams and
+// quantize_and_pack_fp4, MXFP4's scales by compress_mx_scale) for the same weights of each type, two rows of 64.
+func TestEncodeFP4(t *testing.T) {
+	x := make([]float32, 128)
+	for i := range x {
+		v := float32(i*37%101-50) / 64 * []float32{1, 0.03, 7, 0}[i/32]
+		x[i] = block.FromBF16(block.BF16(v))
+	}
+	x[97] = float32(math.Copysign(0, -1))
+	nv := dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}
+	mx := dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
+	for _, c := range []struct {
+		typ           dtype.Type
+		like          dtype.Kind
+		number        float32
+		scales, codes string
+	}{
+		{nv, dtype.F32, 500.093017578125, "68683f3f7e7e2020", "bfe5692ec7f45a0ed6724cafe6613db7f5691ed7f45b8ed6724cafe6613dc7f5691ed7f45b8ee6724cafe5603dc7f56900000000000000000000000000000000"},
+		{nv, dtype.F16, 500, "68683f3f7e7e2020", "bfe5692ec7f45a0ed6724cafe6613db7f5691ed7f45b8ed6724cafe6613dc7f5691ed7f45b8ee6724cafe5603dc7f56900000000000000000000000000000000"},
+		{nv, dtype.BF16, 502, "68683f3f7e7e2020", "bfe5692ec7f45a0ed6724cafe6613db7f5692ed7f45b8ee6724cafe6613dc7f5691ed7f45b8ee6724cafe5603dc7f56900000000000000000000000000000000"},
+		{mx, dtype.BF16, 0, "7c777f00", "bfe5692ec7f45a0ed6724cafe6613dc7e5691ed7f45b8ed6724cafe5603dc7f5691ec6f35b8ed6624cafe5602dc7e45900000000000000000000000000000000"},
+	} {
+		m := block.New(c.typ, 2, 64)
+		if err := block.EncodeFP4(m, x, []float32{5.375}, c.like); err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(m.Plane(dtype.Scales)); got != c.scales {
+			t.Errorf("%v of %v: scales %s, want %s", c.typ, c.like, got, c.scales)
+		}
+		if got := hex.EncodeToString(m.Plane(dtype.Codes)); got != c.codes {
+			t.Errorf("%v of %v: codes %s, want %s", c.typ, c.like, got, c.codes)
+		}
+		if all := m.Plane(dtype.NestedScales); c.number != 0 && !slices.Equal(floats32(all), []float32{c.number, c.number}) {
+			t.Errorf("%v of %v: numbers %v, want %v", c.typ, c.like, floats32(all), c.number)
+		}
+	}
+	two, apart := block.New(nv, 2, 64), block.New(nv, 1, 64) // two matrices, each with a number of its own
+	if err := errors.Join(block.EncodeFP4(two, x, []float32{1, 5.375}, dtype.F32), block.EncodeFP4(apart, x[:64], []float32{1}, dtype.F32)); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := two.Plane(dtype.Codes)[:32], apart.Plane(dtype.Codes); !bytes.Equal(a, b) || !slices.Equal(floats32(two.Plane(dtype.NestedScales)), []float32{2688, 500.093017578125}) {
+		t.Errorf("two matrices: codes %x and %x, numbers %v", a, b, floats32(two.Plane(dtype.NestedScales)))
+	}
+	x[5] = float32(math.NaN())
+	if err := block.EncodeFP4(two, x, []float32{1}, dtype.F32); !errors.Is(err, block.ErrNotFinite) {
+		t.Errorf("NaN: %v", err)
+	}
+}
+
+func floats32(b []byte) []float32 {
+	out := make([]float32, len(b)/4)
+	block.GetF32(out, b)
+	return out
 }

@@ -8,6 +8,7 @@ from compressed_tensors.quantization import QuantizationConfig, QuantizationSche
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 from lib import BUILD, NEW_TOKENS, SHARED, TEXTS, Quickstart, Subject, close, generated, greedy, lines, logits, made, ours, run, same, say, subjects, tokenize
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torchao.quantization import Float8WeightOnlyConfig, Int8DynamicActivationIntxWeightConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, MappingType
 from torchao.quantization.granularity import PerGroup
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, TorchAoConfig
@@ -162,6 +163,16 @@ def compressed(s, name):
     greedy(f"{s.name}: compressed-tensors {name}", s, path, continued(m, s), noise=noise)
 
 
+def float4(s, name):
+    """Our folder of 4-bit floats, whose codes, scales and numbers are those of the library for the same weights, too."""
+    path = s.quant(f"ct-{name}", *CT[:3], "--keep-dtype", "bf16", "--for", "transformers", "--scheme", name)
+    close(f"{s.name}: compressed-tensors {name} logits", theirs(decoded(path), s.ids()), logits(path, s.ids()), LIMIT if name == "MXFP4A16" else 2e-2)  # decoded to bf16 there
+    made, want = (load_file(p / "model.safetensors") for p in (s.quant(f"ct-{name}-f32", *CT[:3], "--keep-dtype", "f32", "--for", "vllm", "--scheme", name), by_compressor(s, name)))
+    names = [n for n in want if ".weight_" in n]
+    bad = [n for n in names if n not in made or not torch.equal(made[n].view(torch.uint8), want[n].view(torch.uint8))]
+    say(names and not bad, f"{s.name}: compressed-tensors {name} arrays as the library makes them", f"{len(bad)} of {len(names)} differ {bad[:3]}")
+
+
 FLOAT8 = {"num_bits": 8, "type": "float"}
 COMPRESSORS = {  # schemes by name, or what a group says of weights and inputs
     "FP8": "FP8", "FP8_BLOCK": ({**FLOAT8, "strategy": "block", "block_structure": [32, 32]}, {**FLOAT8, "strategy": "group", "group_size": 32, "dynamic": True}),
@@ -181,8 +192,21 @@ def ranges(w, a):
     return w.amin((1, 3)), w.amax((1, 3))
 
 
+FUSED = ["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]  # one number for the whole, as llm-compressor has it
+
+
+def number(m, name):
+    """What divides the scales of an NVFP4 matrix: the least of those that share one."""
+    parent, own = name.rsplit(".", 1)
+    return min(generate_gparam(w.min(), w.max()) for w in (m.get_submodule(f"{parent}.{n}").weight for n in next((f for f in FUSED if own in f), [own])))
+
+
 @torch.no_grad()
-def compressor(s, name):
+def by_compressor(s, name):
+    """A folder that the library's own compressor makes of the model."""
+    path = BUILD / f"{s.name}-ct-{name.replace(' ', '-')}"
+    if path.exists():
+        return path
     groups = COMPRESSORS[name]
     scheme = {**preset_name_to_scheme(groups, ["Linear"]).model_dump()} if isinstance(groups, str) else {"targets": ["Linear"], "weights": groups[0], "input_activations": groups[1]}
     m, seen = load(s.base), {}
@@ -198,7 +222,7 @@ def compressor(s, name):
         low, high = ranges(module.weight, q.weights)
         of = None
         if q.weights.strategy == "tensor_group":
-            of = generate_gparam(module.weight.min(), module.weight.max())
+            of = number(m, n)
             module.weight_global_scale.copy_(of)
         scale, zero = calculate_qparams(low, high, q.weights, global_scale=of)
         module.weight_scale.copy_(scale.reshape(module.weight_scale.shape))
@@ -208,9 +232,13 @@ def compressor(s, name):
             module.input_scale.copy_(seen[n] / 448)
     c = ModelCompressor.from_pretrained_model(m)
     c.compress_model(m)
-    path = BUILD / f"{s.name}-ct-{name.replace(' ', '-')}"
     m.save_pretrained(path)
     c.update_config(path)
+    return path
+
+
+def compressor(s, name):
+    path = by_compressor(s, name)
     there = decoded(path) if "ASYM" in name or "A16" in name else load(path)
     close(f"{s.name}: compressed-tensors' {name} logits", theirs(there, s.ids()), logits(path, s.ids()), (2e-2 if "FP4" in name else LIMIT) + 2 * jitter(there, s.ids()))
 
@@ -328,7 +356,7 @@ for s in subjects():
     checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
     checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
     checks += [(torchao, s, n) for n in TORCHAO]
-    checks += [(compressed, s, n) for n in COMPRESSED] + [(compressor, s, n) for n in COMPRESSORS]
+    checks += [(compressed, s, n) for n in COMPRESSED] + [(compressor, s, n) for n in COMPRESSORS] + [(float4, s, n) for n in ("NVFP4A16", "MXFP4A16")]
     checks += [(quantized, s, n) for n in (("gptq", "awq") if s.random else QUANTS)]
 q = Quickstart()
 checks += [(quickstart_adapter, q), (quickstart, q, "merged", LIMIT), (quickstart, q, "gptq", 1e-2), (quickstart, q, "awq", 1e-2)]

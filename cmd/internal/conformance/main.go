@@ -194,7 +194,7 @@ func main() {
 
 // write makes the document; shared is the folder with the reference data.
 func write(shared, document string) error {
-	outcomes, err := run(slices.Concat(ofArchs, ofBlocks, ofFolders, ofFamilies()))
+	outcomes, err := run(slices.Concat(ofArchs, ofClasses, ofBlocks, ofFolders, ofFamilies()))
 	if err != nil {
 		return err
 	}

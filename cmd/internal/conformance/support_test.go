@@ -9,6 +9,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
 // TestSupport: docs/support.md has the rows that a run would write today.
@@ -18,7 +19,7 @@ func TestSupport(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := map[string][]string{} // the first column of each table, by its title
-	var cases []string
+	var cases, inItalics []string
 	title, rule := "", false
 	for line := range strings.Lines(string(b)) {
 		cells := strings.Split(line, " | ")
@@ -30,7 +31,10 @@ func TestSupport(t *testing.T) {
 		case !rule:
 			rule = true // |---|---|
 		default:
-			if first[title] = append(first[title], name); title == "architecture" {
+			first[title] = append(first[title], name)
+			if title == "architecture" && strings.HasPrefix(cells[1], "*") {
+				inItalics = append(inItalics, name+": "+strings.ReplaceAll(cells[1], "*", ""))
+			} else if title == "architecture" {
 				cases = append(cases, strings.Split(cells[1], ", ")...)
 			}
 		}
@@ -48,10 +52,36 @@ func TestSupport(t *testing.T) {
 			t.Errorf("docs/support.md lists of %s %v, there are %v: make conformance", title, first[title], want)
 		}
 	}
+	if want := classRows(t); !slices.Equal(inItalics, want) {
+		t.Errorf("docs/support.md lists the classes %q, there are %q: make conformance", inItalics, want)
+	}
 	want := slices.Sorted(slices.Values(archtest.Cases))
 	if slices.Sort(cases); !slices.Equal(slices.DeleteFunc(cases, func(s string) bool { return s == "" }), want) {
 		t.Errorf("docs/support.md lists the cases %v, there are %v: make conformance", cases, want)
 	}
+}
+
+// classRows are the rows of architectures without a case, which have classes in its place.
+func classRows(t *testing.T) (rows []string) {
+	classes, err := classesByArch("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]bool{}
+	for _, name := range archtest.Cases {
+		src, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		has[src.Architecture()] = true
+		src.Close()
+	}
+	for _, a := range arch.Names() {
+		if !has[a] && len(classes[a]) > 0 {
+			rows = append(rows, a+": "+strings.Join(classes[a], ", "))
+		}
+	}
+	return rows
 }
 
 // A cell says why nothing was compared, with or without a subtest to say it.

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -32,7 +35,8 @@ an interrupted run makes the same files.
 
 Architectures without a case, and the halves of larger models that read text, are compared with what Transformers and PEFT compute of tiny models that are filled from the names of
 their tensors: logits, greedy text, gradients, a folder and a GGUF (TestClasses in autograd/model/arch, where there is a list of them, and in lora);
-llama.cpp makes of that GGUF what we do, or export says what it makes otherwise (TestLlamaCppClasses in lora).
+llama.cpp makes of that GGUF what we do, or export says what it makes otherwise (TestLlamaCppClasses in lora). Where an architecture has no case they stand in its row, in italics;
+export, import and to folder then say one thing, that the GGUF and a folder made from it are read back as the same model.
 
 %s
 ## Block types
@@ -86,6 +90,21 @@ var ofArchs = []column{
 	{"AWQ", []string{"quant TestGoldenArchs/ROW/awq"}},
 }
 
+// ofClasses are those columns where an architecture has no case; ROW is a class.
+var ofClasses = []column{
+	{"logits", []string{"autograd/model/arch TestClasses/ROW"}},
+	{"greedy text", []string{"autograd/model/arch TestClasses/ROW"}},
+	{"LoRA gradients", []string{"lora TestClasses/ROW"}},
+	{"full gradients", []string{"autograd/model/arch TestClasses/ROW"}},
+	{"HF", []string{"autograd/model/arch TestClasses/ROW/folder"}},
+	{"GGUF export", []string{"autograd/model/arch TestClasses/ROW/gguf"}},
+	{"GGUF import", []string{"autograd/model/arch TestClasses/ROW/gguf"}},
+	{"GGUF to folder", []string{"autograd/model/arch TestClasses/ROW/gguf"}},
+	{"merge", []string{"lora TestClasses/ROW"}},
+	{"llama.cpp", []string{"lora TestLlamaCppClasses/ROW"}},
+	{title: "llama.cpp, quantized"}, {title: "llama.cpp, LoRA"}, {title: "GPTQ"}, {title: "AWQ"},
+}
+
 // archTable has a row for each architecture.
 func archTable(shared string, outcomes map[string]outcome) (string, error) {
 	cases := map[string][]string{} // by architecture
@@ -97,16 +116,63 @@ func archTable(shared string, outcomes map[string]outcome) (string, error) {
 		cases[src.Architecture()] = append(cases[src.Architecture()], name)
 		src.Close()
 	}
+	classes, err := classesByArch(".")
+	if err != nil {
+		return "", err
+	}
 	var t table
 	t.head(append([]string{"architecture", "cases"}, titles(ofArchs)...)...)
 	for _, a := range arch.Names() {
-		cells := []string{a, strings.Join(cases[a], ", ")}
-		for i := range ofArchs {
-			cells = append(cells, t.all(&ofArchs[i], cases[a], outcomes))
+		cells, columns, rows := []string{a, strings.Join(cases[a], ", ")}, ofArchs, cases[a]
+		if len(rows) == 0 && len(classes[a]) > 0 {
+			columns, cells[1], rows = ofClasses, "*"+strings.Join(classes[a], "*, *")+"*", nil
+			for _, name := range classes[a] {
+				rows = append(rows, strings.ReplaceAll(name, " ", "_")) // as go test has it
+			}
+		}
+		for i := range columns {
+			cells = append(cells, t.all(&columns[i], rows, outcomes))
 		}
 		t.row(cells...)
 	}
 	return t.String(), nil
+}
+
+// classesByArch are the classes of TestClasses by architecture; root is the folder of the module.
+func classesByArch(root string) (map[string][]string, error) {
+	classes, err := archtest.Classes(filepath.Join(root, "autograd/model/arch/testdata/classes.json"))
+	if err != nil {
+		return nil, err
+	}
+	by := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(classes)) {
+		a, err := architecture(classes[name])
+		if err != nil {
+			return nil, fmt.Errorf("class %s: %w", name, err)
+		}
+		by[a] = append(by[a], name)
+	}
+	return by, nil
+}
+
+func architecture(c *archtest.Class) (string, error) {
+	dir, err := os.MkdirTemp("", "class")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	if err = os.WriteFile(filepath.Join(dir, "config.json"), c.Config, 0o666); err == nil {
+		err = formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), c.Stored(), nil)
+	}
+	if err != nil {
+		return "", err
+	}
+	src, err := arch.Open(dir)
+	if err != nil {
+		return "", err
+	}
+	defer src.Close()
+	return src.Architecture(), nil
 }
 
 // all is the cell of several cases: what all of them say, or what each of those says

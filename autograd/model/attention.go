@@ -294,17 +294,22 @@ func (kv *keysValues) grow(max int, held []int) error {
 		return err
 	}
 	for slot, n := range held {
-		move := func(to, from kernels.Buffer, row int) {
-			kv.dev.Copy2D(kernels.To(to), &kernels.Copy2DArgs{Rows: n, Cols: row, X: from, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row})
-		}
-		move(wide.Keys, kv.Keys, kv.K*kv.Dk)
-		if kv.Values != nil {
-			move(wide.Values, kv.Values, kv.K*kv.ValueSize())
-		}
+		kv.copyTo(wide, slot, slot, n)
 	}
 	kv.free()
 	*kv = *wide
 	return nil
+}
+
+// copyTo copies the first n tokens of a slot to another, of a cache with the same heads.
+func (kv *keysValues) copyTo(dst *keysValues, from, to, n int) {
+	move := func(y, x kernels.Buffer, row int) {
+		kv.dev.Copy2D(kernels.To(y), &kernels.Copy2DArgs{Rows: n, Cols: row, X: x, XOff: from * kv.Max * row, XStride: row, YOff: to * dst.Max * row, YStride: row})
+	}
+	move(dst.Keys, kv.Keys, kv.K*kv.Dk)
+	if kv.Values != nil {
+		move(dst.Values, kv.Values, kv.K*kv.ValueSize())
+	}
 }
 
 func (kv *keysValues) free() {

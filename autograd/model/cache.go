@@ -93,6 +93,51 @@ func (c *Cache) shortens() bool {
 	return !slices.ContainsFunc(c.kept, func(x memory) bool { return !x.shortens() })
 }
 
+// Shares reports whether Share can be called: where all that mixers remember of a
+// token is keys and values of its own.
+func (c *Cache) Shares() bool {
+	return c.sources == nil && !slices.ContainsFunc(c.kept, func(x memory) bool { return tokenwise(x) == nil })
+}
+
+// tokenwise are the parts of a memory that hold something of each token alone; nil: there is more.
+func tokenwise(x memory) []*keysValues {
+	switch x := x.(type) {
+	case *keysValues:
+		return []*keysValues{x}
+	case *latentMemory:
+		return slices.DeleteFunc([]*keysValues{x.keysValues, x.index}, func(kv *keysValues) bool { return kv == nil })
+	}
+	return nil
+}
+
+// Share gives an empty slot copies of the first n tokens of another, as if it had been
+// given them itself. It reports false, and does nothing, where a text of n tokens has
+// other angles than one as long as the other.
+func (c *Cache) Share(from, to, n int) (bool, error) {
+	if !c.Shares() || from == to || c.n[to] > 0 || n < 1 || n > c.n[from] {
+		panic("model: a slot takes the beginning of another when it is empty")
+	}
+	if c.n[from] > c.turn && n <= c.turn {
+		return false, nil
+	}
+	err := c.m.Dev.Run(func() error {
+		for _, x := range c.kept {
+			for _, kv := range tokenwise(x) {
+				kv.copyTo(kv, from, to, n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	c.n[to] = n
+	if c.turn > 0 {
+		c.ids[to] = append(c.ids[to][:0], c.ids[from][:n]...)
+	}
+	return true, nil
+}
+
 // Grow gives every slot room for max tokens, which takes new memory a mixer at a
 // time. On an error the cache is as before.
 func (c *Cache) Grow(max int) error {

@@ -4,7 +4,7 @@
 // prompts, or parts of long ones, and single tokens of answers together. The
 // tokens of a conversation stay in the cache when its answer is over: a later
 // request that begins with them computes the rest only, as if the conversation
-// had gone on.
+// had gone on. Requests with one prompt that are answered side by side compute it once.
 //
 // # What an answer depends on
 //
@@ -301,6 +301,13 @@ func (e *Engine) step() {
 	var who []*job
 	left := e.o.Chunk
 	for _, j := range e.running {
+		switch wait, err := e.follow(j); {
+		case err != nil:
+			e.finish(j, "", -1, err)
+			return
+		case wait:
+			continue
+		}
 		todo := j.ids[e.cache.Len(j.slot):]
 		n := e.share(len(todo), &left)
 		if n == 0 {
@@ -329,6 +336,33 @@ func (e *Engine) step() {
 			e.take(j, ids[i])
 		}
 	}
+}
+
+// follow lets a request with the prompt of an earlier one, that is being answered, take
+// what the cache holds of it, all but the last token. It reports whether that must be
+// waited for.
+func (e *Engine) follow(j *job) (wait bool, err error) {
+	n := len(j.Prompt) - 1
+	if n < 1 || e.cache.Len(j.slot) > 0 || !e.cache.Shares() {
+		return false, nil
+	}
+	for _, first := range e.running {
+		if first == j {
+			break
+		}
+		if !slices.Equal(first.Prompt, j.Prompt) {
+			continue
+		}
+		if e.cache.Len(first.slot) < n {
+			return true, nil
+		}
+		took, err := e.cache.Share(first.slot, j.slot, n)
+		if took {
+			j.reused = n
+		}
+		return false, err
+	}
+	return false, nil
 }
 
 // share is how many of n waiting tokens a step takes: one always, of a prompt

@@ -206,6 +206,40 @@ func TestCompany(t *testing.T) {
 	}
 }
 
+// Requests with one prompt compute it once, and get the answers that they get alone.
+func TestOnePrompt(t *testing.T) {
+	m, count := load(t, 0)
+	prompt := tokens(5, 150)
+	var requests []Request
+	for i := range 5 {
+		requests = append(requests, Request{Prompt: prompt, MaxNew: 20 + i, Sampling: kernels.SampleRow{Temperature: 0.9, Seed: uint64(i)}})
+	}
+	requests = slices.Insert(requests, 2, Request{Prompt: prompt[:149], MaxNew: 7}, Request{Prompt: prompt[:1], MaxNew: 3}, Request{Prompt: prompt[:1], MaxNew: 3})
+	var want []Answer
+	for _, r := range requests {
+		want = append(want, alone(t, m, r))
+	}
+	for _, o := range []Options{{Slots: 8, Max: 200, Fresh: true}, {Slots: 8, Room: 8, Chunk: 64}, {Slots: 3, Max: 200, Fresh: true}} {
+		count.taken()
+		e := open(t, m, o)
+		need, reused := 0, 0
+		for i, s := range e.Submit(t.Context(), requests...) {
+			a := answer(t, s)
+			if !slices.Equal(a.IDs, want[i].IDs) {
+				t.Errorf("%+v: request %d: %v, alone %v", o, i, a.IDs, want[i].IDs)
+			}
+			need += len(requests[i].Prompt) - a.Reused + len(a.IDs) - 1
+			reused += a.Reused
+		}
+		if n := count.taken(); n != need {
+			t.Errorf("%+v: %d tokens through the model, want %d", o, n, need)
+		}
+		if o.Slots == 8 && reused != 4*149 {
+			t.Errorf("%+v: %d tokens of prompts taken from another, want %d", o, reused, 4*149)
+		}
+	}
+}
+
 // A request that cannot be answered fails alone.
 func TestErrors(t *testing.T) {
 	m, _ := load(t, 0)

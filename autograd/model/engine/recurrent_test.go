@@ -45,3 +45,38 @@ func TestRecurrentTurns(t *testing.T) {
 		ask(0, first)
 	}
 }
+
+// What a prompt leaves in a cache of another kind is shared, or computed again, rightly.
+func TestOnePromptOfKinds(t *testing.T) {
+	for name, shares := range map[string]bool{"gemma3": true, "deepseek2": true, "deepseek32": true, "phi3-longrope": true, "gemma3n": true, "lfm2": false, "qwen3-5": false, "deepseek4": false, "t5": false} {
+		t.Run(name, func(t *testing.T) {
+			src, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer src.Close()
+			m, err := model.Load(cpu.New(cpu.Options{}), src, model.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			for _, n := range []int{2, 21, m.Spec.Turn(), m.Spec.Turn() + 1, m.Spec.Turn() + 2} {
+				if n < 2 {
+					continue
+				}
+				r := Request{Prompt: tokens(1, n), MaxNew: 6}
+				want := alone(t, m, r)
+				reused := 0
+				for i, s := range open(t, m, Options{Slots: 3, Max: n + 8}).Submit(t.Context(), r, r, r) {
+					a := answer(t, s)
+					if reused += a.Reused; !slices.Equal(a.IDs, want.IDs) {
+						t.Errorf("prompt of %d, request %d: %v, alone %v", n, i, a.IDs, want.IDs)
+					}
+				}
+				if (reused == 2*(n-1)) != (shares && n-1 != m.Spec.Turn()) {
+					t.Errorf("prompt of %d: %d tokens taken from another", n, reused)
+				}
+			}
+		})
+	}
+}

@@ -195,13 +195,13 @@ func (c *CUDA) wait(f func(driver.Driver) error) error {
 
 // Info describes the device. Level is the GPU's architecture, which the kernels
 // were translated for, with an a where products are those of warpgroups, tf32
-// where products of f32 are rounded so, int8 where x is rounded to 8 bits for quantized weights, and the libraries of products
-// and of factors, if they are used: sm_90, sm_90a, sm_90+tf32, sm_89+int8 or sm_90a+cublasLt-13.1.0+cusolver-12.0.4.
+// where products of f32 are rounded so, int8few and int8 where few and many rows of x are rounded to 8 bits for quantized weights,
+// and the libraries of products and of factors, if they are used: sm_90, sm_90a, sm_90+tf32, sm_89+int8few+int8 or sm_90a+cublasLt-13.1.0+cusolver-12.0.4.
 func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	level := c.level()
-	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{tf32: c.tf32, int8: c.int8.on}}
+	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{tf32: c.tf32, int8: c.int8}}
 }
 
 // Describe says what GPU it is.

@@ -105,7 +105,8 @@ func TestGPUBench(t *testing.T) {
 	}}}, works...)
 	fmt.Printf("| GPU | work | size | ms | GB/s | TFLOP/s | of the least time on an %s |\n|---|---|---|---|---|---|---|\n", gpuName)
 	for i := range all {
-		c.tf32, c.int8.on = all[i].tf32(), all[i].int8()
+		c.tf32 = all[i].tf32()
+		c.useInt8(all[i].int8())
 		if c.groups.on = all[i].groups(); c.groups.on && !c.hasGroups() {
 			continue
 		}

@@ -16,19 +16,40 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Int8Variable is the environment variable that decides whether products of more than a few rows with weights of whole numbers,
+// Int8Variable is the environment variable that decides whether products of more than four rows with weights of whole numbers,
 // where kernels.LinearArgs.Fast allows it, are those of x rounded to 8 bits (int8.cu): 0 never, 1 always, auto or "" where they
-// are clearly faster.
+// are clearly faster, which is seen to for few rows and for many.
 const Int8Variable = "TUNE_INT8"
 
-// int8Products says whether products are those, and why. Set by Open before anybody else has the device.
-type int8Products struct {
+// int8Products says which products are those. Set by Open before anybody else has the device.
+type int8Products struct{ few, many int8Choice }
+
+// int8Choice says whether they are, and why.
+type int8Choice struct {
 	on  bool
 	why string
 }
 
-// int8Level is the part of a level that says it.
-const int8Level = "int8"
+// of is what was chosen for m rows of x.
+func (p *int8Products) of(m int) *int8Choice {
+	if m <= thin {
+		return &p.few
+	}
+	return &p.many
+}
+
+// level are the parts of a level that say it.
+func (p *int8Products) level() (parts string) {
+	if p.few.on {
+		parts += "+" + int8Few
+	}
+	if p.many.on {
+		parts += "+" + int8Many
+	}
+	return parts
+}
+
+const int8Few, int8Many = "int8few", "int8"
 
 // chooseInt8 decides about them: by the environment, by what an earlier run had (its level), or by speed.
 func (c *CUDA) chooseInt8(earlier string) error {
@@ -36,53 +57,68 @@ func (c *CUDA) chooseInt8(earlier string) error {
 	if !slices.Contains([]string{"", "auto", "0", "1"}, asked) {
 		return fail.Usagef("device", "unset it to let the program choose", "%s=%s: known are 0, 1 and auto", Int8Variable, asked)
 	}
-	before := strings.Split(earlier, "+")
-	begun := before[0] == c.architecture() && asked != "1"
-	with := begun && slices.Contains(before, int8Level)
-	switch {
-	case asked == "0":
-		c.int8.why = Int8Variable + "=0"
-		return nil
-	case begun && !with:
-		c.int8.why = "this run was begun without it"
+	if asked == "0" {
+		c.int8.few.why, c.int8.many.why = Int8Variable+"=0", Int8Variable+"=0"
 		return nil
 	}
 	defer c.ResetCounters() // what it takes to choose is nobody's peak
+	var now int8Products    // none is on while another is chosen
+	for _, x := range []struct {
+		to   *int8Choice
+		m    int
+		part string
+	}{{&now.few, thin, int8Few}, {&now.many, probeInt8.m, int8Many}} {
+		var err error
+		if *x.to, err = c.chooseRows(x.m, x.part, asked, strings.Split(earlier, "+")); err != nil {
+			return err
+		}
+	}
+	c.int8 = now
+	return nil
+}
+
+// chooseRows decides about m rows of x.
+func (c *CUDA) chooseRows(m int, part, asked string, before []string) (int8Choice, error) {
+	begun := before[0] == c.architecture() && asked != "1"
+	with := begun && slices.Contains(before, part)
+	if begun && !with {
+		return int8Choice{why: "this run was begun without"}, nil
+	}
 	const without = "set " + Int8Variable + "=0, which computes without them: what the run has made with them is then made again"
+	times := 0.0
 	err := c.hasClock()
 	if err == nil || with || asked == "1" {
-		err = c.proveInt8()
+		err = c.proveInt8(m)
 	}
-	times := 0.0
 	if err == nil && !with && asked != "1" {
-		times, err = c.compareInt8()
+		times, err = c.compareInt8(m)
 	}
-	c.int8.on = false
 	switch lost := c.lost(); {
 	case lost != nil:
-		return fail.Limitf(c.name, without, "products of int8 were tried: %w", lost)
+		return int8Choice{}, fail.Limitf(c.name, without, "products of int8 were tried: %w", lost)
 	case err != nil && (asked == "1" || with):
-		return fail.Limitf(c.name, without, "products of int8: %w", err)
+		return int8Choice{}, fail.Limitf(c.name, without, "products of int8: %w", err)
 	case err != nil:
-		c.int8.why = err.Error()
+		return int8Choice{why: err.Error()}, nil
 	case asked == "1":
-		c.int8 = int8Products{true, Int8Variable + "=1"}
+		return int8Choice{true, Int8Variable + "=1"}, nil
 	case with:
-		c.int8 = int8Products{true, "this run was begun with it"}
+		return int8Choice{true, "this run was begun with it"}, nil
 	case times > clearlyFaster:
-		c.int8 = int8Products{true, fmt.Sprintf("%.2f times as fast as 16 bits; %s=0 turns it off", times, Int8Variable)}
-	default:
-		c.int8.why = fmt.Sprintf("%.2f times as fast as 16 bits, more than %.1f is needed; %s=1 takes it", times, clearlyFaster, Int8Variable)
+		return int8Choice{true, fmt.Sprintf("%.2f times as fast as without; %s=0 turns it off", times, Int8Variable)}, nil
 	}
-	return nil
+	return int8Choice{why: fmt.Sprintf("%.2f times as fast as without, more than %.1f is needed; %s=1 takes it", times, clearlyFaster, Int8Variable)}, nil
 }
 
 // describeInt8 says whether answers are computed so.
 func (c *CUDA) describeInt8() string {
-	if c.int8.on {
-		return ", products of answers with quantized weights by int8 (" + c.int8.why + ")"
+	say := func(rows string, x int8Choice) string {
+		if x.on {
+			return ", products of " + rows + " rows of answers with quantized weights by int8 (" + x.why + ")"
+		}
+		return ", none of " + rows + " rows by int8 (" + x.why + ")"
 	}
-	return ", no products by int8 (" + c.int8.why + ")"
+	return say("few", c.int8.few) + say("many", c.int8.many)
 }
 
 // hasClock returns an error where the device cannot measure time.
@@ -100,10 +136,11 @@ func (c *CUDA) hasClock() error {
 }
 
 // int8Kernel is the part of the name of the kernels of int8.cu for m rows of x and weights of type t in k columns; "" where
-// there are none. The scale of a weight is that of 32 columns and more, its number one of 8 bits.
+// there are none. The scale of a weight is that of 32 columns and more, its number one of 8 bits. Up to four rows are a tile of
+// the kernels of thin.cu, which read the weights once, too.
 func int8Kernel(t dtype.Type, m, k int) string {
 	switch {
-	case m <= thin || k == 0 || k%32 != 0 || t.Flags&dtype.Perm != 0:
+	case m <= 4 || k == 0 || k%32 != 0 || t.Flags&dtype.Perm != 0:
 		return ""
 	case t.Grouped() && (t.Group > 0 && (t.Group < 32 || t.Group&(t.Group-1) != 0) || !slices.Contains([]dtype.Kind{dtype.F32, dtype.BF16, dtype.F16}, t.Scale)):
 		return ""
@@ -150,6 +187,10 @@ func (c *CUDA) multiply8(g *gemmArgs, name string, parts int) {
 	if g.b.group > 0 {
 		a.shift = int32(bits.TrailingZeros32(uint32(g.b.group)))
 	}
+	if m <= thin {
+		launch(c, "int8_"+name+"_few", driver.Dim{X: blocksOf(int(g.n), 32), Y: 1, Z: uint32(parts)}, driver.Dim{X: 256, Y: 1, Z: 1}, 0, a)
+		return
+	}
 	tile := mmaTile(m, int(g.n), parts)
 	launch(c, fmt.Sprintf("int8_%s_%d", name, tile), driver.Dim{X: blocksOf(int(g.n), tile), Y: blocksOf(m, tile), Z: uint32(parts)}, driver.Dim{X: uint32(2 * tile), Y: 1, Z: 1}, 0, a)
 }
@@ -167,10 +208,18 @@ func (c *CUDA) wholeWeights(rows, cols int, number func(i int) int) (kernels.Mat
 	return c.Load(kernels.Weights, t, rows, cols, raw, kernels.Copy)
 }
 
-// proveInt8 multiplies whole numbers, of which x has 127 in every 32 columns and is not rounded, and returns an error unless
+// useInt8 takes them, or not, until what it returns is called.
+func (c *CUDA) useInt8(on bool) (back func()) {
+	was := c.int8
+	c.int8.few.on, c.int8.many.on = on, on
+	return func() { c.int8 = was }
+}
+
+// proveInt8 multiplies m rows of whole numbers, of which x has 127 in every 32 columns and is not rounded, and returns an error unless
 // each sum is what it must be.
-func (c *CUDA) proveInt8() error {
-	const m, n, k = 72, 40, 96
+func (c *CUDA) proveInt8(m int) error {
+	const n, k = 40, 160
+	m = min(m, 72)
 	x := func(i int) float32 {
 		if i%32 == 5 {
 			return -127
@@ -197,7 +246,7 @@ func (c *CUDA) proveInt8() error {
 		c.Upload(b, kernels.Bytes(v))
 		bufs[i] = b
 	}
-	c.int8.on = true
+	defer c.useInt8(true)()
 	err = c.Run(func() error {
 		c.Linear(kernels.To(bufs[1]), &kernels.LinearArgs{N: m, X: bufs[0], W: w, Fast: true})
 		return c.Download(kernels.Bytes(got), bufs[1])
@@ -217,15 +266,14 @@ func (c *CUDA) proveInt8() error {
 	return nil
 }
 
-// probeInt8 is the product by which they are compared with those of 16 bits: rows, and the sides of weights.
+// probeInt8 is the product by which those of many rows are compared: rows, and the sides of weights, which those of few have, too.
 var probeInt8 = struct{ m, n, k int }{2048, 4096, 4096}
 
-// compareInt8 is how many times as fast as products of 16 bits they are.
-func (c *CUDA) compareInt8() (float64, error) {
-	was := c.int8.on
-	defer func() { c.int8.on = was }()
-	return c.measure(c.level()+"\n"+int8Level, func() (best [2]float64, err error) {
-		m, n, k := probeInt8.m, probeInt8.n, probeInt8.k
+// compareInt8 is how many times as fast as products without it those of m rows are.
+func (c *CUDA) compareInt8(m int) (float64, error) {
+	defer c.useInt8(false)()
+	return c.measure(fmt.Sprintf("%s\n%s of %d rows", c.level(), int8Many, m), func() (best [2]float64, err error) {
+		n, k := probeInt8.n, probeInt8.k
 		w, err := c.wholeWeights(n, k, func(i int) int { return i%255 - 127 })
 		if err != nil {
 			return best, err
@@ -239,7 +287,7 @@ func (c *CUDA) compareInt8() (float64, error) {
 			defer c.Free(bufs[i])
 			c.Fill(bufs[i], 0.5)
 		}
-		return c.turns(func(i int) { c.int8.on = i == 1 }, func() {
+		return c.turns(func(i int) { c.useInt8(i == 1) }, func() {
 			c.Linear(kernels.To(bufs[1]), &kernels.LinearArgs{N: m, X: bufs[0], W: w, Fast: true})
 		})
 	})

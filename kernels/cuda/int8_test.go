@@ -44,17 +44,18 @@ func round8(x []float32) []float64 {
 }
 
 // TestInt8: products of x rounded to 8 bits are those in float64 of what it is rounded to, for every type of weights and
-// either size of tile, with tails in every direction, rows of a weight, a bias and experts, whatever the order of blocks.
+// either size of tile and few rows, with tails in every direction, rows of a weight, a bias and experts, whatever the order of blocks.
 func TestInt8(t *testing.T) {
 	defer func(n int) { busy = n }(busy)
 	rng := rand.New(rand.NewPCG(21, 22))
 	for i, typ := range int8Types {
-		for j, s := range []struct{ m, n, k, busy, tile, parts int }{{40, 72, 768, 128, 64, 1}, {66, 70, 256, 1, 128, 1}, {130, 136, 512, 1, 128, 1}, {75, 21, 256, 128, 64, 3}, {17, 5, 96, 1, 64, 1}} {
+		for j, s := range []struct{ m, n, k, busy, tile, parts int }{{40, 72, 768, 128, 64, 1}, {66, 70, 256, 1, 128, 1}, {130, 136, 512, 1, 128, 1}, {75, 21, 256, 128, 64, 3}, {17, 5, 96, 1, 64, 1}, {16, 70, 768, 128, 0, 1}, {5, 33, 96, 128, 0, 1}, {13, 9, 512, 128, 0, 3}} {
 			if !dtype.Fits(typ.t, s.k) {
 				continue
 			}
 			c, sim := interpreted(t)
-			sim.Profile, sim.Reverse, busy, c.int8.on = true, (i+j)%2 == 0, s.busy, true
+			sim.Profile, sim.Reverse, busy = true, (i+j)%2 == 0, s.busy
+			c.useInt8(true)
 			const skipped = 3 // rows of the weight above ours
 			raw, w, err := thinWeight(rng, typ.t, skipped+s.parts*s.n, s.k)
 			if err != nil {
@@ -110,6 +111,9 @@ func TestInt8(t *testing.T) {
 				}
 			}
 			name := fmt.Sprintf("int8_%s_%d", typ.name, s.tile)
+			if s.tile == 0 {
+				name = "int8_" + typ.name + "_few"
+			}
 			if n := sim.Counts[name]; n == nil || n.Tensor < int64(s.m*s.n*s.k) || len(sim.Counts) != 2 {
 				t.Errorf("%s: %s did %+v of %v", what, name, n, sim.Counts)
 			} else if n.SharedPasses != n.SharedLeast {
@@ -122,10 +126,11 @@ func TestInt8(t *testing.T) {
 
 // TestInt8Rows: what is not finite stays so, in its row alone; what has no kernel is computed by others.
 func TestInt8Rows(t *testing.T) {
-	const m, n, k = 20, 8, 64
-	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1))} {
+	const n, k = 8, 64
+	for i, bad := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.NaN()), float32(math.Inf(-1))} {
+		m := []int{20, 20, 6, 6}[i]
 		c, _ := interpreted(t)
-		c.int8.on = true
+		c.useInt8(true)
 		x, got := make([]float32, m*k), make([]float32, m*n)
 		for i := range x {
 			x[i] = 1
@@ -165,7 +170,7 @@ func TestInt8Linear(t *testing.T) {
 	defer c.Close()
 	sim.Profile = true
 	kerneltest.RunPart(t, c, there(kerneltest.Part{Most: 1 << 19, MostBF16: 1 << 18, Only: []string{"Linear"}}))
-	for _, name := range []string{"int8_q8_0_64", "int8_q4_0_64", "int8_q4_k_64"} {
+	for _, name := range []string{"int8_q8_0_64", "int8_q4_0_64", "int8_q4_k_64", "int8_q8_0_few", "int8_q4_1_few", "int8_q4_k_few"} {
 		if n := sim.Counts[name]; n == nil {
 			t.Errorf("%s did not run", name)
 		}
@@ -187,19 +192,21 @@ func TestInt8Chosen(t *testing.T) {
 		code        int
 		says        string
 	}{
-		{"", 2, "", "", "", "sm_80+int8", 0, "by int8 (2.00 times as fast as 16 bits; TUNE_INT8=0"},
-		{"auto", 1, "", "", "", "sm_80", 0, "1.00 times as fast as 16 bits, more than 1.1 is needed; TUNE_INT8=1 takes it"},
-		{"0", 2, "", "", "sm_80+int8", "sm_80", 0, "no products by int8 (TUNE_INT8=0)"},
-		{"1", 1, "", "", "sm_80", "sm_80+int8", 0, "(TUNE_INT8=1)"},
-		{"1", 0, "", "", "", "sm_80+int8", 0, "(TUNE_INT8=1)"},
+		{"", 3, "", "", "", "sm_80+int8few+int8", 0, "products of few rows of answers with quantized weights by int8 (1.50 times as fast as without; TUNE_INT8=0"},
+		{"", 2, "", "", "", "sm_80+int8", 0, "none of few rows by int8 (1.00 times as fast as without, more than 1.1 is needed; TUNE_INT8=1 takes it), products of many rows of answers with quantized weights by int8 (2.00 times"},
+		{"auto", 1, "", "", "", "sm_80", 0, "none of many rows by int8 (1.00 times as fast as without, more than 1.1 is needed; TUNE_INT8=1 takes it"},
+		{"0", 2, "", "", "sm_80+int8few+int8", "sm_80", 0, "none of few rows by int8 (TUNE_INT8=0)"},
+		{"1", 1, "", "", "sm_80", "sm_80+int8few+int8", 0, "(TUNE_INT8=1)"},
+		{"1", 0, "", "", "", "sm_80+int8few+int8", 0, "(TUNE_INT8=1)"},
 		{"2", 1, "", "", "", "", int(fail.Usage), "TUNE_INT8=2: known are 0, 1 and auto"},
-		{"", 0, "", "", "", "sm_80", 0, "no products by int8 (the device has no clock)"},
-		{"", 1, "", "", "sm_80+int8", "sm_80+int8", 0, "(this run was begun with it)"},
-		{"", 0, "", "", "sm_80+int8", "sm_80+int8", 0, "(this run was begun with it)"},
-		{"", 2, "", "", "sm_80+cublasLt-13.1.0", "sm_80", 0, "(this run was begun without it)"},
+		{"", 0, "", "", "", "sm_80", 0, "none of few rows by int8 (the device has no clock)"},
+		{"", 1, "", "", "sm_80+int8few+int8", "sm_80+int8few+int8", 0, "(this run was begun with it)"},
+		{"", 1, "", "", "sm_80+int8", "sm_80+int8", 0, "none of few rows by int8 (this run was begun without), products of many rows of answers with quantized weights by int8 (this run was begun with it)"},
+		{"", 0, "", "", "sm_80+int8few+int8", "sm_80+int8few+int8", 0, "(this run was begun with it)"},
+		{"", 2, "", "", "sm_80+cublasLt-13.1.0", "sm_80", 0, "none of few rows by int8 (this run was begun without), none of many rows by int8 (this run was begun without)"},
 		{"", 2, "1262485504", "0", "", "sm_80", 0, "int8 computes wrong: element "},
 		{"1", 2, "1262485504", "0", "", "", int(fail.Limit), "int8 computes wrong: element "},
-		{"", 2, "1262485504", "0", "sm_80+int8", "", int(fail.Limit), "int8 computes wrong: element "},
+		{"", 2, "1262485504", "0", "sm_80+int8few+int8", "", int(fail.Limit), "int8 computes wrong: element "},
 	} {
 		what := fmt.Sprintf("%q, %v times, %q, %q", c.env, c.slower, c.from, c.earlier)
 		t.Setenv(Int8Variable, c.env)

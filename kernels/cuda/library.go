@@ -65,9 +65,7 @@ func (c *CUDA) level() string {
 	if c.tf32 {
 		level += "+tf32"
 	}
-	if c.int8.on {
-		level += "+" + int8Level
-	}
+	level += c.int8.level()
 	if c.lib.on {
 		level += "+" + c.lib.Version()
 	}

@@ -101,7 +101,7 @@ func (c *CUDA) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 		g.group, g.split = i32("linear: group", a.Group, a.Experts+1), splitM
 		g.bStep, g.b2Step, g.biasStep = int64(out), int64(out), int64(out)
 	}
-	if name := int8Kernel(a.W.Type(), a.N, in); name != "" && c.int8.on && a.Fast && !a.F16 && a.U == nil && a.Drop == nil && out > 0 {
+	if name := int8Kernel(a.W.Type(), a.N, in); name != "" && c.int8.of(a.N).on && a.Fast && !a.F16 && a.U == nil && a.Drop == nil && out > 0 {
 		c.multiply8(g, name, a.Parts())
 		return
 	}

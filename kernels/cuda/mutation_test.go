@@ -127,11 +127,11 @@ func productOf(c *CUDA, m, n, k, k2 int) error {
 // int8Product runs products of x rounded to 8 bits with int4 and Q4_K, with tails in every direction.
 func int8Product(c *CUDA) error {
 	rng := rand.New(rand.NewPCG(7, 9))
-	c.int8.on = true
+	c.useInt8(true)
 	for _, s := range []struct {
 		t       dtype.Type
 		m, n, k int
-	}{{dtype.Type{Kind: dtype.Int4, Group: 32, Flags: dtype.Zero}, 66, 70, 160}, {dtype.Of(dtype.Q4_K), 17, 9, 256}} {
+	}{{dtype.Type{Kind: dtype.Int4, Group: 32, Flags: dtype.Zero}, 66, 70, 160}, {dtype.Of(dtype.Q4_K), 17, 9, 256}, {dtype.Type{Kind: dtype.Int4, Group: 32, Flags: dtype.Zero}, 13, 41, 864}} {
 		raw, w, err := thinWeight(rng, s.t, s.n, s.k)
 		if err != nil {
 			return err
@@ -452,6 +452,13 @@ func TestMutations(t *testing.T) {
 		{"int8: barrier of the steps removed", "int8_int4_64", int8Product, without(`bar\.sync\s+0;`, 0)},
 		{"int8: last barrier removed", "int8_int4_64", int8Product, without(`bar\.sync\s+0;`, -1)},
 		{"int8: weights in the room of the step before", "int8_int4_64", int8Product, instead(`st\.shared\.v4\.u32 \[(%r\d+)\]`, "st.shared.v4.u32 [$1+16]", 2)},
+		{"int8: few rows, fragments of A swapped", "int8_int4_few", int8Product, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{)(%r\d+),(%r\d+),`, "$1$3,$2,", 0)},
+		{"int8: few rows, the scale of another weight", "int8_int4_few", int8Product, instead(`ld\.shared\.v2\.f32 \{(%f\d+),(%f\d+)\}`, "ld.shared.v2.f32 {$2,$1}", 1)},
+		{"int8: few rows, barrier of the steps removed", "int8_int4_few", int8Product, without(`bar\.sync\s+0;`, 0)},
+		{"int8: few rows, last step not awaited", "int8_int4_few", int8Product, without(`bar\.sync\s+0;`, 1)},
+		{"int8: few rows, sums not awaited", "int8_int4_few", int8Product, without(`bar\.sync\s+0;`, 2)},
+		{"int8: few rows, tail of the sum multiplied", "int8_int4_few", int8Product, instead(`(selp\.f32\s+%f\d+, %f\d+, )0f00000000(, %p\d+;)`, "${1}0f7FC00000$2", -1)},
+		{"int8: few rows, steps of another slice", "int8_int4_few", int8Product, instead(`(add\.s32\s+%r\d+, %r\d+), 8;`, "$1, 6;", -1)},
 		{"int8: lows left out", "int8_q4_k_64", int8Product, instead(`neg\.f32`, "mov.f32", -1)},
 		{"int8: the low of another weight", "int8_q4_k_64", int8Product, instead(`ld\.shared\.v2\.f32 \{(%f\d+),(%f\d+)\}`, "ld.shared.v2.f32 {$2,$1}", 1)},
 		{"int8: the largest of 16 columns", "to_int8", int8Product, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 0)},

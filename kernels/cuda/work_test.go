@@ -218,6 +218,13 @@ func thinWork(name, kernel string, t dtype.Type, n int) work {
 	}}
 }
 
+// fewWork is thinWork of 16 rows by int8.
+func fewWork(name string, t dtype.Type, kernel string) work {
+	w := promptWork(name, t, "to_int8", kernel)
+	w.small, w.real = []int{16, 128, 4096}, []int{16, 14336, 4096}
+	return w
+}
+
 // promptWork is a product of many rows of bf16 whose operands may be rounded.
 func promptWork(name string, t dtype.Type, names ...string) work {
 	size := float64(dtype.Size(t, 1<<10, 1<<12)) / (1 << 22)
@@ -278,10 +285,13 @@ var works = []work{
 	thinWork("one row by NVFP4 of a folder", "e2m1", nvfp4Folder, 1),
 	thinWork("one row by bf16", "bf16", dtype.Of(dtype.BF16), 1),
 	thinWork("16 rows by NF4", "book", nf4, 16),
+	thinWork("16 rows by INT4 of 128", "int4", int4Work, 16),
 	promptWork("prompt by INT4 of 128", int4Work, "to_half", "mma_nt_bf16_128"),
 	promptWork("prompt by INT4 of 128, int8", int4Work, "to_int8", "int8_int4_128"),
 	promptWork("prompt by Q8_0, int8", dtype.Of(dtype.Q8_0), "to_int8", "int8_q8_0_128"),
 	promptWork("prompt by Q4_K, int8", dtype.Of(dtype.Q4_K), "to_int8", "int8_q4_k_128"),
+	fewWork("16 rows by INT4 of 128, int8", int4Work, "int8_int4_few"),
+	fewWork("16 rows by Q4_K, int8", dtype.Of(dtype.Q4_K), "int8_q4_k_few"),
 	{"attention", []string{"attn_rows", "flash_128"}, []int{1024, 1, 1, 128}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(1), attentionWork(false)},
 	{"its backward pass", []string{"attn_delta", "attn_rows", "flash_grad_q_128", "flash_grad_kv_128"}, []int{1024, 1, 1, 128}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(2.5), attentionWork(true)},
 	{"RMS norm", []string{"norm_rows"}, []int{8, 512}, []int{8192, 4096}, "%d×%d", elements(8), func(b *bench, s []int) func() {
@@ -362,7 +372,8 @@ const (
 func counted(t *testing.T, w *work) string {
 	c, sim := interpreted(t)
 	defer c.Close()
-	sim.Hopper, c.groups.on, c.tf32, c.int8.on = w.groups(), w.groups(), w.tf32(), w.int8()
+	sim.Hopper, c.groups.on, c.tf32 = w.groups(), w.groups(), w.tf32()
+	c.useInt8(w.int8())
 	run := w.make(&bench{T: t, c: c}, w.small)
 	moved, products := w.cost(w.small)
 	movedReal, productsReal := w.cost(w.real)

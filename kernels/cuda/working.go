@@ -10,17 +10,17 @@ import (
 // working is what methods take of Scratch while they run: see the work functions beside them. TestWorking compares.
 type working struct {
 	tf32 bool // products of f32 are those of tensor cores
-	int8 bool // and those of answers with quantized weights
+	int8 int8Products
 }
 
 // Product holds the operands in 16 bits, or f32 of tensor cores, that are not stored so, or as they are to be
 // multiplied, or x rounded to 8 bits: see gemm, halfKind, mma and multiply8.
 func (w working) Product(p kernels.ProductShape) int64 {
+	if w.int8.of(p.M).on && p.Fast && !p.F16 && p.K2 == 0 && !p.DropA && p.N > 0 && int8Kernel(p.W, p.M, p.K) != "" {
+		return int64(round8Bytes(p.M, p.K))
+	}
 	if !p.TA && p.M <= thin || p.M == 0 || p.N == 0 {
 		return 0
-	}
-	if w.int8 && p.Fast && !p.F16 && p.K2 == 0 && !p.DropA && int8Kernel(p.W, p.M, p.K) != "" {
-		return int64(round8Bytes(p.M, p.K))
 	}
 	kind := dtype.F32
 	switch stored := func(k dtype.Kind) bool {

@@ -315,7 +315,123 @@ template <class W, int SIZE, int WM, int WN> __device__ inline void product8(con
   }
 }
 
-// int8_FORMAT_SIZE.
+// Few rows of x, up to FEW: a block has NEAR rows of weights, and SLICES pairs of warps take every SLICES-th step of 64 columns,
+// each with a part of shared memory to itself. Their sums are added one after another.
+#define FEW 16
+#define NEAR 32
+#define SLICES 4
+
+// Part is what a slice has of a step: codes of weights and of x; scales of x, of two blocks, and of weights; sums and lows alike.
+template <class W> struct Part {
+  enum { X = NEAR * 2 * STEP, FACTORS = X + FEW * 2 * STEP, FLOATS = (W::LOW ? 2 : 1) * 2 * (FEW + NEAR), BYTES = FACTORS + FLOATS * 4 };
+};
+
+// NextFew is Next of a slice: thread t of it has block t % 2 of row t / 2 of the weights, 16 columns of row t / 4 of x, and of
+// the first 32 threads each a scale of x.
+template <class W> struct NextFew {
+  W w;
+  uint4 x;
+  float scale, sum;
+  i64 row, first; // of the weights, and of x
+  int k, count, m, t; // the step's first block, how many there are, rows of x, and the thread of the slice
+
+  __device__ inline NextFew(const Int8Args& a, const Tile& tile) {
+    t = threadIdx.x % (2 * NEAR), k = threadIdx.x / (2 * NEAR) * 2, count = a.p.k / 32, m = tile.m;
+    row = a.w.row0 + tile.b0 + min(tile.n0 + t / 2, a.p.n - 1), first = tile.a0;
+  }
+  __device__ inline void read(const Int8Args& a) {
+    int own = k + t % 2, chunk = k * 2 + t % 4, block = k + t / FEW;
+    w.find(a, row, min(own, count - 1) * 32);
+    if (own >= count) w.scale = w.low = 0;
+    x = make_uint4(0, 0, 0, 0);
+    if (t / 4 < m && chunk < count * 2) x = *(const uint4*)((const u8*)a.p.a + (first + t / 4) * a.p.lda + chunk * 16);
+    bool there = t < 2 * FEW && t % FEW < m && block < count;
+    scale = there ? a.scales[block * a.stride + first + t % FEW] : 0;
+    if (W::LOW) sum = there ? a.sums[block * a.stride + first + t % FEW] : 0;
+    k += 2 * SLICES;
+  }
+  __device__ inline void write(u8* part) {
+    u32 v[8], to = (u32)__cvta_generic_to_shared(part), y[4] = {x.x, x.y, x.z, x.w};
+    w.codes(v);
+    store_words(to + place<NEAR, true, 1>(t / 2, t % 2 * 2), v);
+    store_words(to + place<NEAR, true, 1>(t / 2, t % 2 * 2 + 1), v + 4);
+    store_words(to + Part<W>::X + place<FEW, true, 1>(t / 4, t % 4), y);
+    float* f = (float*)(part + Part<W>::FACTORS);
+    int at = 2 * FEW + beside<NEAR>(t % 2, t / 2);
+    if (t < 2 * FEW) f[t] = scale;
+    f[at] = w.scale;
+    if (W::LOW) {
+      f += 2 * (FEW + NEAR);
+      if (t < 2 * FEW) f[t] = sum;
+      f[at] = w.low;
+    }
+  }
+};
+
+template <class W> __device__ inline void product8_few(const Int8Args& a, u8* shared) {
+  Tile t;
+  if (!t.find(a.p, FEW, NEAR)) return;
+  int lane = threadIdx.x % 32, slice = threadIdx.x / (2 * NEAR), wn = threadIdx.x / 32 % 2 * 16;
+  u8* parts = shared + slice * 2 * Part<W>::BYTES;
+  float sum[2][4] = {};
+  NextFew<W> next(a, t);
+  next.read(a);
+  next.write(parts);
+  next.read(a);
+#pragma unroll 1
+  for (int k = 0; k < a.p.k; k += SLICES * 2 * STEP) {
+    int turn = k / (SLICES * 2 * STEP) % 2;
+    u8* now = parts + turn * Part<W>::BYTES;
+    __syncthreads(); // this step is there for all, and that before was read by all
+    next.write(parts + (1 - turn) * Part<W>::BYTES);
+    next.read(a);
+    u32 bs = (u32)__cvta_generic_to_shared(now), as = bs + Part<W>::X;
+    const float* f = (const float*)(now + Part<W>::FACTORS);
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+      u32 p[4], q[4];
+      load_matrices<false>(p, as + place<FEW, true, 1>(lane % 16, part * 2 + lane / 16));
+      load_matrices<false>(q, bs + place<NEAR, true, 1>(wn + lane % 8 + lane / 16 * 8, part * 2 + lane / 8 % 2));
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        const float *x = f + part * FEW + lane / 4, *at = f + 2 * FEW + beside<NEAR>(part, wn + j * 8 + lane % 4 * 2);
+        float2 w = load_pair(at), low;
+        if (W::LOW) low = load_pair(at + 2 * (FEW + NEAR));
+        float d[4];
+        multiply8(d, p, q[j * 2], q[j * 2 + 1]);
+#pragma unroll
+        for (int l = 0; l < 4; l++) {
+          sum[j][l] = fmaf(d[l], x[l / 2 * 8] * (l % 2 ? w.y : w.x), sum[j][l]);
+          if (W::LOW) sum[j][l] = fmaf(-x[2 * (FEW + NEAR) + l / 2 * 8], l % 2 ? low.y : low.x, sum[j][l]);
+        }
+      }
+    }
+  }
+  __syncthreads(); // the last step was read
+  float* sums = (float*)shared;
+#pragma unroll
+  for (int j = 0; j < 2; j++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) store_pair(sums + (slice * FEW + lane / 4 + h * 8) * PITCH + wn + j * 8 + lane % 4 * 2, sum[j][2 * h], sum[j][2 * h + 1]);
+  __syncthreads();
+  int col = t.n0 + lane;
+#pragma unroll 1
+  for (int r = threadIdx.x / 32; r < t.m && col < a.p.n; r += 2 * SLICES) {
+    float v = 0;
+#pragma unroll
+    for (int s = 0; s < SLICES; s++) v += sums[(s * FEW + r) * PITCH + lane];
+    v *= a.p.alpha;
+    if (a.p.bias.p) v += get(a.p.bias, t.e * a.p.bias_step + col);
+    put(a.p.c, (t.c0 + r) * a.p.n + col, v);
+  }
+}
+
+// int8_FORMAT_SIZE, and int8_FORMAT_few.
+#define PRODUCT8_FEW(name, format)                                                                 \
+  extern "C" __global__ void __launch_bounds__(SLICES * 2 * NEAR, 3) int8_##name##_few(Int8Args a) { \
+    __shared__ __align__(16) u8 shared[SLICES * 2 * Part<format>::BYTES];                          \
+    product8_few<format>(a, shared);                                                               \
+  }
 #define PRODUCT8_OF(name, format, size, wm, wn)                                                    \
   extern "C" __global__ void __launch_bounds__(2 * size, size == 128 ? 2 : 4) int8_##name##_##size(Int8Args a) { \
     __shared__ __align__(16) u8 shared[(STAGES + 2) * size * 2 * STEP + 2 * (format::LOW ? 8 : 4) * size * 4]; \
@@ -323,7 +439,8 @@ template <class W, int SIZE, int WM, int WN> __device__ inline void product8(con
   }
 #define PRODUCT8(name, format)           \
   PRODUCT8_OF(name, format, 128, 64, 32) \
-  PRODUCT8_OF(name, format, 64, 32, 32)
+  PRODUCT8_OF(name, format, 64, 32, 32)  \
+  PRODUCT8_FEW(name, format)
 
 PRODUCT8(int4, Int4Block)
 PRODUCT8(int8, Int8Block)

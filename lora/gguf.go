@@ -144,12 +144,13 @@ func looksUp(src *arch.Source, t *arch.Tensor) bool {
 	return t.Role == arch.Embed && !src.Spec.Tied && src.Spec.Encoder == 0
 }
 
-// ownTables takes the tables that PEFT stores beside their adapters. They must be those of
-// the base, but for a rounding to bf16; with one of a quantized base nothing is compared.
+// ownTables takes the tables, and the biases of heads, that PEFT stores beside their adapters.
+// They must be those of the base, but for a rounding to bf16; with one of a quantized base
+// nothing is compared.
 func (f *Folder) ownTables(src *arch.Source) error {
 	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
 		t := src.Named(baseName(name))
-		if t == nil || !strings.HasSuffix(name, ".base_layer.weight") {
+		if t == nil || !strings.Contains(name, ".base_layer.") {
 			continue
 		}
 		v, err := f.takeWhole(name, ofTokens(t), t.Shape()...)

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -83,20 +84,37 @@ func compilePattern(pattern string) (*regexp2.Regexp, error) {
 	return re, nil
 }
 
-// portable refuses what the reference's engine (Oniguruma, Ruby's syntax) and
-// ours read differently: sets inside sets, intersections, {,n}. Its ^ and $ are
-// those of lines, which the Multiline option gives.
+// portable refuses what the reference's engine (Oniguruma) and ours read differently. Its ^
+// and $ are those of lines, which the Multiline option gives.
 func portable(pattern string) error {
-	inSet := false
+	type group struct {
+		folds  bool // ignores case
+		atomic bool // something in it gives nothing back
+	}
+	inSet, folded := false, false
+	var here, closed group // the innermost, and the one that ended just now
+	var around []group
+	var before byte // a literal
 	for i := 0; i < len(pattern); i++ {
+		rest, last, ended := pattern[i:], before, closed
+		before, closed = 0, group{}
 		switch c := pattern[i]; {
-		case c == '\\':
-			if i++; inSet && i < len(pattern) && pattern[i] == 'W' {
-				return fmt.Errorf("\\W inside a set is not supported")
+		case c == '\\' && len(rest) > 1:
+			i++
+			switch e := rest[1]; {
+			case (e == 'p' || e == 'P') && !strings.HasPrefix(rest[2:], "{"):
+				return fmt.Errorf("\\%c without braces is a letter to the reference; write \\%c{L}", e, e)
+			case e == 'p' || e == 'P':
+				i += max(strings.IndexByte(rest, '}'), 1) - 1
+				if m := namedClass.FindStringSubmatch(rest); here.folds && m != nil && casedClass(m[1]) {
+					return fmt.Errorf("(?i) on %s takes the characters of the other cases in the reference, too, which is not supported", m[0])
+				}
+			case e == 'Q':
+				return fmt.Errorf("\\Q is a letter to the reference; write Q")
 			}
 		case !inSet && c == '[':
 			inSet = true
-			if strings.HasPrefix(pattern[i+1:], "^") {
+			if strings.HasPrefix(rest, "[^") {
 				i++
 			}
 			if strings.HasPrefix(pattern[i+1:], "]") {
@@ -106,72 +124,221 @@ func portable(pattern string) error {
 			inSet = false
 		case inSet && c == '[':
 			return fmt.Errorf("a set inside a set is not supported")
-		case inSet && strings.HasPrefix(pattern[i:], "&&"):
+		case inSet && strings.HasPrefix(rest, "&&"):
 			return fmt.Errorf("an intersection of sets is not supported")
-		case !inSet && strings.HasPrefix(pattern[i:], "{,"):
+		case inSet:
+		case strings.HasPrefix(rest, "{,"):
 			return fmt.Errorf("{,n} is not supported; write {0,n}")
+		case c == '{':
+			if m := oddInterval.FindString(rest); m != "" {
+				return fmt.Errorf("%s repeats x%s to the reference; write (?:x%s)%s", m, m[:len(m)-1], m[:len(m)-1], m[len(m)-1:])
+			}
+			if ended.atomic {
+				return fmt.Errorf("a number of times an atomic group is not supported")
+			}
+		case c == '(':
+			m := optionGroup.FindStringSubmatch(rest)
+			if m == nil {
+				around = append(around, here)
+				here.atomic = strings.HasPrefix(rest, "(?>")
+				break
+			}
+			if strings.Trim(m[1], "imx-") != "" {
+				return fmt.Errorf("%s: options other than i, m and x are not supported", m[0])
+			}
+			if m[2] == ":" {
+				around = append(around, here)
+				here.atomic = false
+			} else if i > 0 && strings.IndexByte("(:|", pattern[i-1]) < 0 {
+				return fmt.Errorf("%s inside an alternative takes those behind it along in the reference; write (?%s:…)", m[0], m[1])
+			}
+			on, off, _ := strings.Cut(m[1], "-")
+			here.folds = (here.folds || strings.Contains(on, "i")) && !strings.Contains(off, "i")
+			folded = folded || here.folds
+			i += len(m[0]) - 1
+		case c == ')' && len(around) > 0:
+			closed = here
+			here, around = around[len(around)-1], around[:len(around)-1]
+			here.atomic = here.atomic || closed.atomic
+		default:
+			if c == '+' && i > 0 && strings.IndexByte("+*?", pattern[i-1]) >= 0 {
+				here.atomic = true
+			}
+			if pair := strings.ToLower(string([]byte{last, c})); here.folds && strings.Contains(" ss st ff fi fl ", " "+pair+" ") {
+				return fmt.Errorf("(?i) on %s takes one character (ß, ﬆ, ﬁ) in the reference, too, which is not supported", pair)
+			}
+			before = c
 		}
+	}
+	if i := strings.IndexFunc(pattern, func(r rune) bool { return inTable(foldsToMore, r) }); folded && i >= 0 {
+		r, _ := utf8.DecodeRuneInString(pattern[i:])
+		return fmt.Errorf("(?i) on %c takes several characters in the reference, too, which is not supported", r)
 	}
 	return nil
 }
 
-// wordChars are the characters of \w in the reference's engine, as contents of a set: letters
-// and what counts as one, marks, digits, connectors, and the numbers of Latin 1.
-var wordChars = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}²³¹¼-¾\u24B6-\u24E9` + "\U0001F130-\U0001F149\U0001F150-\U0001F169\U0001F170-\U0001F189" +
-	youngRanges("L") + youngRanges("M") + youngRanges("N")
+// casedClass reports whether a category holds some characters without those of the other case,
+// as that of letters does, of which the mark U+0345 is one in small.
+func casedClass(name string) bool {
+	name = cmp.Or(longNames[name], name)
+	return name == "L" || name == "LC" || name == "Lu" || name == "Ll" || name == "Lt" || name == "M" || name == "Mn" || strings.Contains(name, "case")
+}
+
+// foldsToMore are the characters whose case folds to several (CaseFolding.txt, status F).
+var foldsToMore = runeTable("df 130 149 1f0 390 3b0 587 1e96-1e9a 1e9e 1f50 1f52 1f54 1f56 1f80-1faf 1fb2-1fb4 1fb6-1fb7 1fbc 1fc2-1fc4 1fc6-1fc7 1fcc 1fd2-1fd3 1fd6-1fd7 1fe2-1fe4 1fe6-1fe7 1ff2-1ff4 1ff6-1ff7 1ffc fb00-fb06 fb13-fb17")
+
+// oddInterval is a repetition {n}? or {n,m}+, which is possessive or sparing to other
+// engines, and optionGroup the head of a group with options.
+var (
+	oddInterval = regexp.MustCompile(`^\{(?:\d+\}\?|\d+(?:,\d*)?\}\+)`)
+	optionGroup = regexp.MustCompile(`^\(\?([a-zA-Z]*(?:-[a-zA-Z]*)?)([:)])`)
+)
+
+// wordSet are the characters of \w in a set of the reference's engine, as contents of a set:
+// letters and what counts as one, marks, digits and connectors. Outside of sets wordChars has the numbers of Latin 1, too.
+var (
+	wordSet = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\u24B6-\u24E9` + "\U0001F130-\U0001F149\U0001F150-\U0001F169\U0001F170-\U0001F189" +
+		youngRanges("L") + youngRanges("M") + youngRanges("N") + `\p{L}`
+	wordChars = `²³¹¼-¾` + wordSet
+)
 
 // namedClass is the first \p{name} or \P{name} of a pattern.
 var namedClass = regexp.MustCompile(`^\\[pP]\{(\w+)\}`)
 
-// wordClasses writes out \w, \W, \b, \B, \d, \D, \p{name} and \P{name}, which ours takes for
-// fewer characters; \D and \P{name} stay in a set.
+// longNames are those of categories, which our engine knows as well.
+var longNames = map[string]string{"Letter": "L", "Mark": "M", "Number": "N", "Punctuation": "P", "Symbol": "S", "Cased_Letter": "LC", "Lowercase_Letter": "Ll", "Uppercase_Letter": "Lu", "Modifier_Letter": "Lm", "Other_Letter": "Lo",
+	"Spacing_Mark": "Mc", "Nonspacing_Mark": "Mn", "Decimal_Number": "Nd", "Dash_Punctuation": "Pd", "Other_Punctuation": "Po", "Math_Symbol": "Sm", "Other_Symbol": "So"}
+
+// wordClasses writes out what ours takes for other characters: \w, \W, \b, \B, \d, \D, \p{name} and
+// \P{name}, the ^ of lines, and the option m, which is s here.
 func wordClasses(pattern string) string {
 	in, out := "["+wordChars+"]", "[^"+wordChars+"]"
 	var b strings.Builder
-	inSet := false
 	for i := 0; i < len(pattern); i++ {
-		c := pattern[i]
-		if c != '\\' || i+1 == len(pattern) {
-			inSet = c == '[' || inSet && c != ']'
+		switch c := pattern[i]; {
+		case c == '[':
+			n := writeSet(&b, pattern[i:])
+			i += n - 1
+			continue
+		case c == '(':
+			if m := optionGroup.FindStringSubmatch(pattern[i:]); m != nil {
+				b.WriteString(strings.ReplaceAll(m[0], "m", "s"))
+				i += len(m[0]) - 1
+				continue
+			}
+			b.WriteByte(c)
+			continue
+		case c == '^': // not behind the last newline
+			b.WriteString(`(?:\A|^(?!\z))`)
+			continue
+		case c != '\\' || i+1 == len(pattern):
 			b.WriteByte(c)
 			continue
 		}
-		name, class := "Nd", pattern[i:i+2]
-		if m := namedClass.FindStringSubmatch(pattern[i:]); m != nil {
-			class, name = m[0], m[1]
-		}
-		if e := class[1]; strings.IndexByte("dDpP", e) >= 0 && (e == 'd' || e == 'D' || len(class) > 2) {
-			young := youngRanges(name)
-			i += len(class) - 1
-			switch {
-			case young == "" || inSet && (e == 'D' || e == 'P'):
-				b.WriteString(class)
-			case inSet:
-				b.WriteString(class + young + class) // no range with what stands beside it
-			case e == 'D' || e == 'P':
+		if class, young, negated := charClass(pattern[i:]); class != "" && young != "" {
+			if i += len(class) - 1; negated {
 				b.WriteString("[^" + strings.ToLower(class[:2]) + class[2:] + young + "]")
-			default:
+			} else {
 				b.WriteString("[" + class + young + "]")
 			}
 			continue
 		}
 		i++
-		switch e := pattern[i]; {
-		case e == 'w' && inSet:
-			b.WriteString(wordChars + `\p{L}`)
-		case e == 'w':
+		switch pattern[i] {
+		case 'w':
 			b.WriteString(in)
-		case e == 'W' && !inSet:
+		case 'W':
 			b.WriteString(out)
-		case e == 'b' && !inSet:
+		case 'b':
 			b.WriteString("(?:(?<=" + in + ")(?!" + in + ")|(?<!" + in + ")(?=" + in + "))")
-		case e == 'B' && !inSet:
+		case 'B':
 			b.WriteString("(?:(?<=" + in + ")(?=" + in + ")|(?<!" + in + ")(?!" + in + "))")
 		default:
 			b.WriteString(pattern[i-1 : i+1])
 		}
 	}
 	return b.String()
+}
+
+// charClass is the class \d, \D, \p{name} or \P{name} that s begins with, "" where it is another,
+// what it has more in the reference's version of Unicode, as contents of a set, and whether it is a complement.
+func charClass(s string) (class, young string, negated bool) {
+	name := "Nd"
+	if m := namedClass.FindStringSubmatch(s); m != nil {
+		class, name = m[0], cmp.Or(longNames[m[1]], m[1])
+	} else if class = s[:2]; class != `\d` && class != `\D` {
+		return "", "", false
+	}
+	return class, youngRanges(name), class[1] == 'D' || class[1] == 'P'
+}
+
+// writeSet writes the set that s begins with, and returns its length. A set that holds
+// complements becomes a choice between what it has beside them and each of them.
+func writeSet(b *strings.Builder, s string) int {
+	i, negated := 1, false
+	if strings.HasPrefix(s[i:], "^") {
+		i, negated = 2, true
+	}
+	var in strings.Builder
+	var parts []string
+	for ; i < len(s) && s[i] != ']'; i++ {
+		if s[i] != '\\' || i+1 == len(s) {
+			in.WriteByte(s[i])
+			continue
+		}
+		class, young, complement := charClass(s[i:])
+		switch e := s[i : i+2]; {
+		case e == `\W`:
+			class, complement, young = e, true, wordSet
+		case e == `\S`: // beside which our engine loses classes
+			class, complement, young = e, true, `\s`
+		case e == `\w`:
+			in.WriteString(wordSet) // which ends with a class: no range with what stands beside it
+			i++
+			continue
+		}
+		switch {
+		case class == "" || young == "":
+			class = cmp.Or(class, s[i:i+2])
+			in.WriteString(class)
+		case !complement:
+			in.WriteString(class + young + class)
+		default:
+			if class == `\W` || class == `\S` {
+				parts = append(parts, "[^"+young+"]")
+			} else {
+				parts = append(parts, "[^"+strings.ToLower(class[:2])+class[2:]+young+"]")
+			}
+			if strings.HasPrefix(s[i+len(class):], "-") { // a hyphen behind a class is one
+				in.WriteString(`\-`)
+				i++
+			}
+		}
+		i += len(class) - 1
+	}
+	set := "[" + in.String() + "]"
+	if strings.HasPrefix(set, "[^") { // which was not the first
+		set = `[\` + set[1:]
+	}
+	switch {
+	case len(parts) == 0 && negated:
+		b.WriteString("[^" + set[1:])
+	case len(parts) == 0:
+		b.WriteString(set)
+	default:
+		if in.Len() > 0 {
+			parts = append([]string{set}, parts...)
+		}
+		if any := strings.Join(parts, "|"); negated {
+			b.WriteString("(?:(?!" + any + ")[\\s\\S])")
+		} else {
+			b.WriteString("(?:" + any + ")")
+		}
+	}
+	if i < len(s) {
+		return i + 1
+	}
+	return i
 }
 
 // regexSplitter splits by any regular expression; behavior is the file's word

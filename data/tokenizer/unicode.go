@@ -44,7 +44,7 @@ var younger = map[string]string{
 }
 
 // categories are the groups of categories in younger.
-var categories = map[string]string{"L": "Ll Lm Lo Lu", "M": "Mc Mn", "N": "Nd", "P": "Pd Po", "S": "Sm So"}
+var categories = map[string]string{"L": "Ll Lm Lo Lu", "M": "Mc Mn", "N": "Nd", "P": "Pd Po", "S": "Sm So", "LC": "Ll Lu"}
 
 // youngerIn is younger's ranges of a category, a group or a script, "" where there are none.
 func youngerIn(name string) string {

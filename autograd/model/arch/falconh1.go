@@ -24,6 +24,7 @@ var falconH1 = Arch{
 		a.InScale, a.OutScale, a.KeyScale = float32(c.Float(1, "attention_in_multiplier")), float32(c.Float(1, "attention_out_multiplier")), float32(c.Float(1, "key_multiplier"))
 		s.Ropes = []RopeSpec{c.Rope(a.D, s.MaxPos)}
 		m := c.mamba2(s.C, s.Norm.Eps)
+		m.OutBias = c.Bool(false, "projectors_bias")
 		m.InScale, m.OutScale = float32(c.Float(1, "ssm_in_multiplier")), float32(c.Float(1, "ssm_out_multiplier"))
 		copy(m.PartScales[:], c.multipliers("ssm_multipliers", 5))
 		switch {
@@ -81,7 +82,7 @@ var falconH1 = Arch{
 	},
 	Config: func(s *Spec) []formats.KV {
 		m := first[*Mamba2](s)
-		return append(append(decoderConfig(s, "FalconH1ForCausalLM", "falcon_h1"), m.config(s.C)...), formats.KV{Key: "mamba_d_ssm", Value: m.inner()},
+		return append(append(decoderConfig(s, "FalconH1ForCausalLM", "falcon_h1"), m.config(s.C)...), formats.KV{Key: "mamba_d_ssm", Value: m.inner()}, formats.KV{Key: "projectors_bias", Value: m.OutBias},
 			formats.KV{Key: "mamba_rms_norm", Value: m.Norm != NoMixNorm}, formats.KV{Key: "mamba_norm_before_gate", Value: m.Norm == NormThenGate})
 	},
 }

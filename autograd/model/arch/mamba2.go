@@ -16,6 +16,7 @@ var mamba2 = Arch{
 		s := Spec{Arch: "mamba2", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: endless, Norm: NormSpec{Eps: eps}, Tied: c.Bool(false, "tie_word_embeddings")}
 		m := &Mamba2{H: c.Int(128, "num_heads"), P: c.Int(64, "head_dim"), G: c.Int(8, "n_groups"), S: c.Int(128, "state_size"), Taps: c.Int(4, "conv_kernel"),
 			Bias: c.Bool(false, "use_bias"), ConvBias: c.Bool(true, "use_conv_bias"), Norm: GateThenNorm, NormEps: eps}
+		m.OutBias = m.Bias
 		c.mambaRest(m, int(c.Float(2, "expand")*float64(s.C)))
 		if n := c.Int(-1, "num_hidden_layers"); c.err == nil {
 			c.err = s.repeat(n, &LayerSpec{Sublayers: []Sublayer{{Pre: AttnNorm, Body: m}}})
@@ -86,7 +87,7 @@ func (m *Mamba2) noGGUF() string {
 		return ""
 	case m.DtMin != 0 || m.DtMax != 0:
 		return "time_step_limit"
-	case m.Bias:
+	case m.Bias || m.OutBias:
 		return "a bias of Mamba's maps"
 	case !m.ConvBias:
 		return "a convolution without a bias"
@@ -114,6 +115,7 @@ func (m *Metadata) mamba2(eps float32) *Mamba2 {
 func (c *Config) mamba2(width int, eps float32) *Mamba2 {
 	m := &Mamba2{H: c.Int(128, "mamba_n_heads"), G: c.Int(1, "mamba_n_groups"), S: c.Int(256, "mamba_d_state"), Taps: c.Int(4, "mamba_d_conv"),
 		Bias: c.Bool(false, "mamba_proj_bias"), ConvBias: c.Bool(true, "mamba_conv_bias"), Norm: GateThenNorm, NormEps: eps}
+	m.OutBias = m.Bias
 	inner := c.Int(c.Int(2, "mamba_expand")*width, "mamba_d_ssm")
 	if raw, ok := c.raw["mamba_d_head"]; (!ok || string(raw) == `"auto"`) && m.H > 0 {
 		m.P = inner / m.H

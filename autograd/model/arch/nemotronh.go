@@ -41,6 +41,7 @@ func nemotronSpec(c *Config) (Spec, error) {
 	a.OutBias = a.Bias
 	m := &Mamba2{H: c.Int(128, "mamba_num_heads"), P: c.Int(64, "mamba_head_dim"), G: c.Int(8, "n_groups"), S: c.Int(128, "ssm_state_size"), Taps: c.Int(4, "conv_kernel"),
 		Bias: c.Bool(false, "use_bias"), ConvBias: c.Bool(true, "use_conv_bias"), Norm: GateThenNorm, NormEps: s.Norm.Eps}
+	m.OutBias = m.Bias
 	// time_step_limit is what NVIDIA's own code gives the kernels, and training has no
 	// other: released models state 0 to infinity. Transformers 5.23 cuts steps off at
 	// time_step_min instead, of initialisation (0.001), in texts but not in single tokens;

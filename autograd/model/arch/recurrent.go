@@ -78,7 +78,8 @@ type Mamba2 struct {
 	G, S     int             // groups of heads, and numbers that a row of the state has
 	Taps     int             // of the convolution
 	Act      kernels.ActKind // behind it
-	Bias     bool            // of in and out
+	Bias     bool            // of in
+	OutBias  bool
 	ConvBias bool
 	Norm     MixNormKind
 	NormEps  float32
@@ -176,7 +177,7 @@ func (b *rules) mamba2(m *Mamba2, width int) {
 	if m.Norm != NoMixNorm {
 		b.vector(MixNorm, "mamba.norm.weight", "ssm_norm.weight", m.inner()).GGUF[0].Shape = []int64{int64(m.G), int64(m.inner() / m.G)}
 	}
-	b.linear(MixOut, "mamba.out_proj", "ssm_out", width, m.inner(), m.Bias, 0)
+	b.linear(MixOut, "mamba.out_proj", "ssm_out", width, m.inner(), m.OutBias, 0)
 }
 
 // respell gives parts of names other spellings: memory of the names in memory and

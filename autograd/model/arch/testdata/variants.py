@@ -28,7 +28,7 @@ VARIANTS = [
     ("ernie4-5-moe", {"use_bias": True}), ("hy-v3", {"mlp_bias": True}), ("nemotron-h-moe", {"mlp_bias": True}), ("nemotron-h-moe", {"moe_latent_size": 24, "mlp_bias": True}),
     ("olmoe", {"clip_qkv": 0.6}), ("olmoe", {"clip_qkv": 0.4, "attention_bias": True, "num_key_value_heads": 1}), ("afmoe", {"attention_bias": True}), ("cohere2-moe", {"attention_bias": True}),
     ("bloom", {"apply_residual_connection_post_layernorm": True}), ("llama4", {"num_experts_per_tok": 2}), ("llama4", {"num_experts_per_tok": 3, "interleave_moe_layer_step": 1, "moe_layers": None}),
-    ("kimi-linear", {"v_head_dim": 10}),
+    ("kimi-linear", {"v_head_dim": 10}), ("falcon-h1", {"mamba_proj_bias": True}), ("falcon-h1", {"projectors_bias": True}),
     ("mixtral", {"sliding_window": 3}), ("qwen3-moe", {"use_sliding_window": True, "sliding_window": 3}), ("qwen2-moe", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1, "layer_types": "absent"}),
     ("qwen2-moe", {"use_sliding_window": True, "sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"]}),
 ]

@@ -385,6 +385,25 @@ var (
 			panic(kernels.Failed{Err: err})
 		}
 	})
+	blocked = beside(func(o *operands) {
+		const rows, cols = 37, 70
+		u, scale, zero := make([]float32, cols*cols), make([]float32, rows*cols), make([]float32, rows*cols)
+		for i := range u {
+			u[i] = o.rng.Float32() - 0.5
+			if i%(cols+1) == 0 {
+				u[i] += 3
+			}
+		}
+		for i := range scale {
+			scale[i], zero[i] = 0.1+o.rng.Float32(), float32(o.rng.IntN(16))
+		}
+		codes, err := o.Alloc(kernels.Activations, dtype.Of(dtype.U8), rows*cols)
+		if err != nil {
+			panic(kernels.Failed{Err: err})
+		}
+		f32 := func(x []float32) kernels.Buffer { return o.buffer(dtype.F32, kernels.Bytes(x)) }
+		o.GPTQBlock(&kernels.GPTQArgs{Rows: rows, Cols: cols, W: o.out(rows * cols).Buffer, Err: o.out(rows * cols).Buffer, U: f32(u), Codes: codes, Scale: f32(scale), Zero: f32(zero), MaxCode: 15})
+	})
 	diverged = beside(func(o *operands) {
 		const n, v = 2, 300
 		a := &kernels.DivergenceArgs{N: n, V: v, Logits: o.some(n * v), Top: 2, TopIDs: o.ints(5, 299, 0, 31), TopLogP: o.buffer(dtype.F32, kernels.Bytes([]float32{-1, -2, -1, -3})), Coef: o.some(n), Beta: 0.5}
@@ -513,6 +532,11 @@ func TestMutations(t *testing.T) {
 		{"factor: an operand's pair swapped", "factor_update", factored, instead(`(ld\.shared\.v4\.f32\s+\{)(%f\d+), (%f\d+),`, "$1$3, $2,", 9)},
 		{"factor: tail of the result not masked", "factor_store", factored, instead(`setp\.ge\.s32\s+(%p7, %r\d+), %r\d+;`, "setp.eq.s32 $1, -1;", 0)},
 		{"factor: result not turned", "factor_store", factored, instead(`mul\.wide\.u32(\s+%rd36, %r\d+), 132;`, "mul.wide.u32$1, 128;", 0)},
+		{"GPTQ: the error of another row", "gptq_block", blocked, instead(`(shfl\.sync\.idx\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}0,", 2)},
+		{"GPTQ: columns before, not behind", "gptq_block", blocked, instead(`setp\.gt\.u32(\s+%p\d+, %r\d+, %r\d+);`, "setp.lt.u32$1;", -1)},
+		{"GPTQ: rows past the last", "gptq_block", blocked, instead(`setp\.lt\.s64(\s+%p\d+, %rd\d+), %rd\d+;`, "setp.ne.s64$1, -1;", 0)},
+		{"GPTQ: rows past the last written", "gptq_block", blocked, instead(`setp\.ge\.s64(\s+%p\d+, %rd\d+), %rd\d+;`, "setp.eq.s64$1, -1;", 3)},
+		{"GPTQ: columns in another lane", "gptq_block", blocked, instead(`(shr\.u32\s+%r\d+, %r\d+), 2;`, "$1, 1;", 0)},
 		{"marks not awaited", "divergence", diverged, without(`bar\.sync\s+0;`, 30)},
 		{"a mark of the wrong token", "divergence", diverged, instead(`st\.shared\.u32\s+\[(%rd\d+)\]`, "st.shared.u32 [$1+4]", -1)},
 	} {

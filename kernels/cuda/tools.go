@@ -70,7 +70,10 @@ type gptqArgs struct {
 func (c *CUDA) GPTQBlock(g *kernels.GPTQArgs) {
 	n := g.Rows * g.Cols
 	want("gptq block: codes", g.Codes, n)
-	each(c, "gptq_block", g.Rows, &gptqArgs{w: f32("gptq block: w", g.W, n), err: f32("gptq block: err", g.Err, n), u: f32("gptq block: u", g.U, g.Cols*g.Cols),
+	if g.Cols > 128 { // eight lanes have 16 each
+		panic(fmt.Sprintf("cuda: gptq block: %d columns", g.Cols))
+	}
+	each(c, "gptq_block", 8*roundUp(g.Rows, 4), &gptqArgs{w: f32("gptq block: w", g.W, n), err: f32("gptq block: err", g.Err, n), u: f32("gptq block: u", g.U, g.Cols*g.Cols),
 		scale: f32("gptq block: scale", g.Scale, n), zero: f32("gptq block: zero", g.Zero, n), codes: typed(g.Codes, dtype.U8),
 		rows: int32(g.Rows), cols: int32(g.Cols), top: int32(g.MaxCode)})
 }

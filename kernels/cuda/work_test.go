@@ -346,7 +346,7 @@ var works = []work{
 			}
 		}
 	}},
-	{"GPTQ's block", []string{"gptq_block"}, []int{64, 16}, []int{4096, 128}, "%d rows, %d columns", func(s []int) (moved, products float64) {
+	{"GPTQ's block", []string{"gptq_block"}, []int{64, 128}, []int{4096, 128}, "%d rows, %d columns", func(s []int) (moved, products float64) {
 		return 21 * float64(s[0]*s[1]), float64(s[0]*s[1]*s[1]) / 2
 	}, func(b *bench, s []int) func() {
 		n := s[0] * s[1]

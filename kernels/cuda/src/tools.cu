@@ -66,19 +66,42 @@ KERNEL(row_stats, RowStatsArgs) {
   *p = a.y.add ? *p + s.sum : s.sum;
 }
 
-// GPTQ's inner loop over a block of columns: one thread a row.
+// GPTQ's inner loop over a block of up to 128 columns: eight lanes a row, of which lane l has columns l, l + 8, … in
+// registers. The lane that has a column rounds it, and all eight take its error from the columns behind it that they have.
+#define EACH_LANE 16
 struct GPTQArgs { float *w, *err; const float *u, *scale, *zero; u8* codes; int rows, cols, top, pad; };
 KERNEL(gptq_block, GPTQArgs) {
-  i64 r = thread();
-  if (r >= a.rows) return;
-  for (int j = 0; j < a.cols; j++) {
-    i64 i = (i64)j * a.rows + r;
-    float v = a.w[i], s = a.scale[i], z = a.zero[i];
-    float q = fminf(fmaxf(rintf(v / s) + z, 0), (float)a.top), dq = (q - z) * s, e = (v - dq) / a.u[j * a.cols + j];
-    a.codes[i] = (u8)q;
-    a.err[i] = e;
-    a.w[i] = dq;
-    for (int k = j + 1; k < a.cols; k++) a.w[(i64)k * a.rows + r] -= a.u[j * a.cols + k] * e;
+  int lane = threadIdx.x % 32, mine = lane / 4;
+  i64 r = thread() / 32 * 4 + lane % 4;
+  bool there = r < a.rows; // else its lanes come along for the shuffles
+  float w[EACH_LANE], scale[EACH_LANE], zero[EACH_LANE];
+#pragma unroll
+  for (int t = 0; t < EACH_LANE; t++) {
+    i64 i = (i64)(t * 8 + mine) * a.rows + r;
+    bool own = there && t * 8 + mine < a.cols;
+    w[t] = own ? a.w[i] : 0, scale[t] = own ? a.scale[i] : 1, zero[t] = own ? a.zero[i] : 0;
+  }
+#pragma unroll
+  for (int t = 0; t < EACH_LANE; t++) {
+#pragma unroll 1
+    for (int l = 0; l < 8 && t * 8 + l < a.cols; l++) {
+      int j = t * 8 + l;
+      const float* row = a.u + (i64)j * a.cols;
+      float u[EACH_LANE], diagonal = row[j];
+#pragma unroll
+      for (int k = t; k < EACH_LANE; k++) u[k] = k * 8 + mine < a.cols ? row[k * 8 + mine] : 0;
+      float q = fminf(fmaxf(rintf(w[t] / scale[t]) + zero[t], 0), (float)a.top), dq = (q - zero[t]) * scale[t], e = (w[t] - dq) / diagonal;
+      e = __shfl_sync(0xffffffffu, e, l * 4 + lane % 4);
+      if (mine == l && there) {
+        i64 i = (i64)j * a.rows + r;
+        a.codes[i] = (u8)q;
+        a.err[i] = e;
+        a.w[i] = dq;
+      }
+#pragma unroll
+      for (int k = t; k < EACH_LANE; k++)
+        if (k > t || mine > l) w[k] -= u[k] * e;
+    }
   }
 }
 

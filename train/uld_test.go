@@ -71,6 +71,35 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// TestReaderWithinCharacters: a token that has a space and the first byte of a character
+// behind it says neither alone, so that a run ends where the character does.
+func TestReaderWithinCharacters(t *testing.T) {
+	parse := func(merges string) *tokenizer.Tokenizer {
+		tok, err := tokenizer.Parse([]byte(`{"added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":false},"post_processor":null,"decoder":{"type":"ByteLevel"},
+			"model":{"type":"BPE","vocab":{"a":0,"b":1,"Ġ":2,"ä":3,"¸":4,"Ń":5,"Ġä":6,"aĠä":7},"merges":[`+merges+`]}}`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	bytes, merged, longer := parse(""), parse(`"Ġ ä"`), parse(`"Ġ ä","a Ġä"`)
+	for _, c := range []struct {
+		own, its *tokenizer.Tokenizer
+		want     string
+	}{ // a, space, three bytes of 中, b
+		{bytes, bytes, "[{[0 1] [0 1]} {[1 2] [1 2]} {[2 5] [2 5]} {[5 6] [5 6]}]"},
+		{bytes, merged, "[{[0 1] [0 1]} {[1 5] [1 4]} {[5 6] [4 5]}]"},
+		{merged, bytes, "[{[0 1] [0 1]} {[1 4] [1 5]} {[4 5] [5 6]}]"},
+		{merged, merged, "[{[0 1] [0 1]} {[1 4] [1 4]} {[4 5] [4 5]}]"},
+		{longer, merged, "[{[0 3] [0 4]} {[3 4] [4 5]}]"},
+	} {
+		own, its := c.own.Pieces(c.own.Encode("a 中b", false)), c.its.Pieces(c.its.Encode("a 中b", false))
+		if got := fmt.Sprint(same(own, its)); got != c.want {
+			t.Errorf("%q and %q: %s, want %s", own, its, got, c.want)
+		}
+	}
+}
+
 // TestReaderOfWords: a tokenizer whose decoder looks at a token's place says what each token
 // completes, the last one too.
 func TestReaderOfWords(t *testing.T) {

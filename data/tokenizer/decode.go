@@ -400,20 +400,30 @@ func (t *Tokenizer) local() bool {
 }
 
 // Pieces are the parts of the text of ids, special tokens included, each that which its id
-// completes, so that characters are whole; a character that ids only begin is in none.
+// completes, so that characters are whole: the text of an id that ends within a character
+// goes with the one that completes it, and what the last ids only begin is in none.
 func (t *Tokenizer) Pieces(ids []int32) []string {
-	out := make([]string, len(ids))
+	out, held := make([]string, len(ids)), ""
+	piece := func(i int, text string, whole bool) {
+		if held += text; whole {
+			out[i], held = held, ""
+		}
+	}
 	s := t.Stream(false)
 	if !s.whole {
 		for i, id := range ids {
-			out[i] = s.Push(id)
+			text := s.Push(id)
+			piece(i, text, len(s.pending) == 0)
 		}
 		return out
 	}
 	all, from := t.Decode(ids, false), 0
 	for i := range ids {
-		to := max(from, common(t.Decode(ids[:i+1], false), all))
-		out[i], from = all[from:to], to
+		text := t.Decode(ids[:i+1], false)
+		same := common(text, all)
+		to := max(from, same)
+		piece(i, all[from:to], !strings.HasPrefix(text[same:], "\uFFFD"))
+		from = to
 	}
 	return out
 }

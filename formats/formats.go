@@ -175,6 +175,7 @@ type Writer interface {
 const (
 	Plain             = "plain"
 	GPTQ              = "gptq"
+	GPTQV2            = "gptq_v2" // GPTQ with zero points as they are, which GPTQ stores less one
 	AWQ               = "awq"
 	Bitsandbytes      = "bitsandbytes"
 	EXL2              = "exl2"
@@ -184,8 +185,11 @@ const (
 
 // Layouts lists the layouts of folders.
 func Layouts() []string {
-	return []string{Plain, GPTQ, AWQ, Bitsandbytes, CompressedTensors, EXL2, FP8}
+	return []string{Plain, GPTQ, GPTQV2, AWQ, Bitsandbytes, CompressedTensors, EXL2, FP8}
 }
+
+// InGPTQ reports the layouts of GPTQ's arrays.
+func InGPTQ(layout string) bool { return layout == GPTQ || layout == GPTQV2 }
 
 // FolderOptions says what a folder holds besides tensors and how the quantized
 // ones are stored.

@@ -32,8 +32,8 @@ func layoutOf(p TensorPlan, kind, float string) (layout, error) {
 		return layout{}, fmt.Errorf("a quantized weight must be named ….weight")
 	}
 	switch kind {
-	case GPTQ:
-		return gptqLayout(p, prefix)
+	case GPTQ, GPTQV2:
+		return gptqLayout(p, prefix, kind == GPTQV2)
 	case AWQ:
 		return awqLayout(p, prefix)
 	case CompressedTensors:
@@ -76,7 +76,8 @@ func matrix(p TensorPlan, kinds ...dtype.Kind) (rows, cols, groups int64, err er
 	return p.Shape[0], cols, int64(p.Type.Groups(int(cols))), nil
 }
 
-func gptqLayout(p TensorPlan, prefix string) (layout, error) {
+// gptqLayout stores zero points less one, or with v2 as they are.
+func gptqLayout(p TensorPlan, prefix string, v2 bool) (layout, error) {
 	rows, cols, groups, err := matrix(p, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8)
 	bits := int64(p.Type.Bits())
 	if err == nil && (cols*bits%32 != 0 || rows*bits%32 != 0) {
@@ -93,10 +94,10 @@ func gptqLayout(p TensorPlan, prefix string) (layout, error) {
 			{role: "g_idx", name: prefix + ".g_idx", dtype: "I32", shape: []int64{cols}},
 		},
 		out: func(m block.Raw) (parts, error) {
-			q, err := block.ExportGPTQ(m, false)
+			q, err := block.ExportGPTQ(m, v2)
 			return parts{"qweight": q.QWeight, "qzeros": q.QZeros, "scales": q.Scales, "g_idx": q.GIdx}, err
 		},
-		in: importGPTQ(block.GPTQ{}),
+		in: importGPTQ(block.GPTQ{V2: v2}),
 	}, nil
 }
 

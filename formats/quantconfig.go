@@ -50,7 +50,7 @@ func quantizationConfig(o FolderOptions) (object, error) {
 	}
 	var q object
 	switch kept := keptLinears(o); o.Layout {
-	case GPTQ:
+	case GPTQ, GPTQV2:
 		q = gptqConfig(groups, kept, otherParts(o), o)
 	case CompressedTensors:
 		for _, part := range otherParts(o) {
@@ -156,7 +156,7 @@ func gptqConfig(groups []typeGroup, kept, parts []string, o FolderOptions) objec
 	t := groups[0].typ
 	head := !slices.Contains(kept, o.Head)
 	q := object{
-		{"bits", t.Bits()}, {"checkpoint_format", "gptq"}, {"desc_act", t.Flags&dtype.Perm != 0}, {"format", "gptq"},
+		{"bits", t.Bits()}, {"checkpoint_format", o.Layout}, {"desc_act", t.Flags&dtype.Perm != 0}, {"format", o.Layout},
 		{"group_size", int(t.Group)}, {"lm_head", head}, {"meta", object{{"quantizer", []any{"tunekit"}}}}, {"method", "gptq"},
 		{"pack_dtype", "int32"}, {"quant_method", "gptq"}, {"sym", t.Flags&dtype.Zero == 0},
 	}

@@ -108,6 +108,7 @@ func TestRewriteFolders(t *testing.T) {
 		{quant + "/gptq-4b-g128-sym", GPTQ}, {quant + "/gptq-4b-g128-descact", GPTQ}, {quant + "/gptq-3b-g128-sym", GPTQ},
 		{quant + "/autoround-auto_gptq-sym", GPTQ}, {quant + "/awq-4b-g128-gemm", AWQ}, {quant + "/ct-w4a16-g128-asym-rtn", CompressedTensors},
 		{quant + "/ct-w4a16-g128-sym-gptq", CompressedTensors}, {quant + "/ct-w4a16-g128-asym-rtn", AWQ}, {quant + "/awq-4b-g128-gemm", GPTQ},
+		{quant + "/awq-4b-g128-gemm", GPTQV2}, {quant + "/gptq-4b-g128-descact", GPTQV2},
 		{quant + "/ct-w8a8-int8", CompressedTensors}, {quant + "/orig", Plain},
 		{bnb + "/nf4", Bitsandbytes}, {bnb + "/nf4_double", Bitsandbytes}, {bnb + "/fp4_double", Bitsandbytes},
 	} {

@@ -24,7 +24,7 @@ type FolderJob struct {
 	Search          string     // another method whose search for scales comes first; "": the method's own
 	Options         any        // what Method.Options makes; nil: the method's defaults
 	Scheme          string     // W4A16, W4A16_ASYM, …; "": the method's own
-	Format          string     // gptq, awq, compressed-tensors, bitsandbytes, fp8; "": the method's own
+	Format          string     // gptq, gptq_v2, awq, compressed-tensors, bitsandbytes, exl2, fp8; "": the method's own
 	For             []string   // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
 	Group           int        // columns that share a scale; 0: auto; -1: the whole row
 	Samples         int        // calibration sequences that the method takes from the front; 0: all
@@ -313,7 +313,7 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 		bad, t := "", p.Types[l.name]
 		bits := t.Bits()
 		switch {
-		case p.Format == formats.GPTQ && (l.cols*bits%32 != 0 || l.rows*bits%32 != 0):
+		case formats.InGPTQ(p.Format) && (l.cols*bits%32 != 0 || l.rows*bits%32 != 0):
 			bad = "rows and columns must fill words of 32 bits"
 		case p.Format == formats.EXL2 && (l.rows%32 != 0 || l.cols%32 != 0):
 			bad = "rows and columns must be multiples of 32"

@@ -16,7 +16,7 @@ import (
 // rounded one after another, and what each leaves is made good by the rest.
 var gptqMethod = Method{
 	Name: "gptq", Title: "GPTQ, calibrated (arXiv 2210.17323)",
-	Schemes: append(integerSchemes(), "W8A8"), Formats: []string{formats.GPTQ, formats.CompressedTensors},
+	Schemes: append(integerSchemes(), "W8A8"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.GPTQV2},
 	Options: func() any { return new(GPTQOptions) },
 	storage: gptqStorage, meta: gptqMeta,
 	needs: needHessian, inOrder: true, round: roundGPTQ,
@@ -39,7 +39,7 @@ func gptqStorage(options any, format string, t dtype.Type) (dtype.Type, error) {
 	if options.(*GPTQOptions).ActOrder != orderGroup {
 		return t, nil
 	}
-	if format != formats.GPTQ {
+	if !formats.InGPTQ(format) {
 		return t, fail.Usagef("actorder", "actorder: static", "only gptq folders can hold a column order")
 	}
 	t.Flags |= dtype.Perm

@@ -15,7 +15,7 @@ import (
 var hqqMethod = Method{
 	Name: "hqq", Title: "half-quadratic quantization, without calibration",
 	Schemes: []string{"W4A16_ASYM", "W8A16_ASYM", "W3A16_ASYM", "W2A16_ASYM"},
-	Formats: []string{formats.CompressedTensors, formats.GPTQ, formats.AWQ},
+	Formats: []string{formats.CompressedTensors, formats.GPTQ, formats.AWQ, formats.GPTQV2},
 	round:   roundHQQ,
 }
 

@@ -72,13 +72,13 @@ var consumers = []string{"transformers", "vllm", "tgi", "exllama"}
 // EXL2, which nothing loads on a CPU, and what is said of vLLM and
 // blocks of FP8, which it runs on GPUs as it does floats of 4 bits.
 var rules = []rule{
-	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && !a.sym }, "scheme", "scheme: W4A16, or format: awq", "Unsupported quantization config: sym=False"},
-	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.index }, "actorder", "actorder: static gives the same order without g_idx", "desc_act=True is no longer supported"},
-	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.bits < 4 }, "scheme", "scheme: W4A16", "Unsupported quantization config: bits=2 and bits=3"},
-	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 8 }, "scheme", "scheme: W4A16", "no kernel for 8-bit weights (uint8b128)"},
+	{"vllm", func(a artifact) bool { return formats.InGPTQ(a.format) && !a.sym }, "scheme", "scheme: W4A16, or format: awq", "Unsupported quantization config: sym=False"},
+	{"vllm", func(a artifact) bool { return formats.InGPTQ(a.format) && a.index }, "actorder", "actorder: static gives the same order without g_idx", "desc_act=True is no longer supported"},
+	{"vllm", func(a artifact) bool { return formats.InGPTQ(a.format) && a.bits < 4 }, "scheme", "scheme: W4A16", "Unsupported quantization config: bits=2 and bits=3"},
+	{"vllm", func(a artifact) bool { return formats.InGPTQ(a.format) && a.bits == 8 }, "scheme", "scheme: W4A16", "no kernel for 8-bit weights (uint8b128)"},
 	{"vllm", func(a artifact) bool { return a.format == formats.CompressedTensors && a.bits == 8 && !a.act }, "scheme", "scheme: W4A16", "no WNA16 kernel for uint8b128"},
 	{"vllm", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "unknown quantization method bitsandbytes"},
-	{"transformers", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 4 && a.group == -1 }, "group_size", "group_size: 128, 64 or 32", "expect qGroupSize to be 32, 64, 128 or 256"},
+	{"transformers", func(a artifact) bool { return formats.InGPTQ(a.format) && a.bits == 4 && a.group == -1 }, "group_size", "group_size: 128, 64 or 32", "expect qGroupSize to be 32, 64, 128 or 256"},
 	{"transformers", func(a artifact) bool {
 		return a.arch == "gpt2" && (a.format == formats.CompressedTensors || a.format == formats.AWQ || a.format == formats.FP8)
 	}, "format", "method: gptq in its own format, or nf4", "its GPT-2 has Conv1D, which codes are not put into: what it computes with is chance"},
@@ -109,12 +109,13 @@ var rules = []rule{
 	{"tgi", func(a artifact) bool {
 		return a.format != formats.Bitsandbytes && a.format != formats.EXL2 && a.bits != 4
 	}, "scheme", "scheme: W4A16", "4-bit weights only"},
-	{"tgi", func(a artifact) bool { return a.format == formats.GPTQ && a.index }, "actorder", "actorder: static", "desc_act fails when the model is split over GPUs"},
+	{"tgi", func(a artifact) bool { return formats.InGPTQ(a.format) && a.index }, "actorder", "actorder: static", "desc_act fails when the model is split over GPUs"},
+	{"tgi", func(a artifact) bool { return a.format == formats.GPTQV2 }, "format", "format: gptq", "it takes zero points to be stored less one"},
 	{"transformers", func(a artifact) bool { return a.format == formats.EXL2 }, "method", "method: gptq", "Unknown quantization type, got exl2"},
 	{"vllm", func(a artifact) bool { return a.format == formats.EXL2 }, "method", "method: gptq", "unknown quantization method exl2"},
 	{"tgi", func(a artifact) bool { return a.format == formats.EXL2 }, "method", "method: gptq", "EXL2 fails where query, key and value are joined (get_multi_weights_col is not supported)"},
-	{"exllama", func(a artifact) bool { return a.format != formats.GPTQ && a.format != formats.EXL2 }, "format", "method: gptq or exl2", "only GPTQ and EXL2 folders are read"},
-	{"exllama", func(a artifact) bool { return a.format == formats.GPTQ && a.bits != 4 }, "scheme", "scheme: W4A16", "GPTQ kernels have 4 bits"},
+	{"exllama", func(a artifact) bool { return !formats.InGPTQ(a.format) && a.format != formats.EXL2 }, "format", "method: gptq or exl2", "only GPTQ and EXL2 folders are read"},
+	{"exllama", func(a artifact) bool { return formats.InGPTQ(a.format) && a.bits != 4 }, "scheme", "scheme: W4A16", "GPTQ kernels have 4 bits"},
 }
 
 // DefaultFor is what an empty For means: the programs that folders of a layout

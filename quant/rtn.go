@@ -13,7 +13,7 @@ import (
 // rtnMethod rounds every weight to the nearest value of its group's grid.
 var rtnMethod = Method{
 	Name: "rtn", Title: "round to nearest",
-	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4A16", "MXFP4A16", "W5A16", "W6A16"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ, formats.EXL2, formats.FP8},
+	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4A16", "MXFP4A16", "W5A16", "W6A16"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ, formats.EXL2, formats.FP8, formats.GPTQV2},
 	storage: func(o any, format string, t dtype.Type) (dtype.Type, error) {
 		if format != formats.EXL2 {
 			return t, nil

@@ -281,7 +281,7 @@ func (o *output) open() error {
 
 // quantization is what the folder's quantization_config says beyond its layout.
 func (p *FolderPlan) quantization() ([]byte, error) {
-	if p.method.meta == nil || p.Format != formats.GPTQ {
+	if p.method.meta == nil || !formats.InGPTQ(p.Format) {
 		return nil, nil
 	}
 	meta := p.method.meta(p.options)

@@ -48,7 +48,7 @@ type Quantize struct {
 	Model             string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
 	Method            MethodName   `yaml:"method" doc:"how values are chosen"`
 	Scheme            SchemeName   `yaml:"scheme" doc:"bits and symmetry" unset:"the method's own"`
-	Format            string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors|exl2|fp8" unset:"the method's own"`
+	Format            string       `yaml:"format" doc:"folder layout" enum:"gptq|gptq_v2|awq|bitsandbytes|compressed-tensors|exl2|fp8" unset:"the method's own"`
 	For               schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
 	GroupSize         schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
 	quant.GPTQOptions `yaml:",inline"`

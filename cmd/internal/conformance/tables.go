@@ -282,10 +282,10 @@ type family struct {
 
 var families = []family{
 	{"bitsandbytes NF4", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/nf4*"}, []string{"formats TestRewriteFolders/nf4*/*/*", "quant TestLikeBitsandbytes/NF4/*"}, "NF4"},
-	{"bitsandbytes FP4", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/fp4*"}, []string{"formats TestRewriteFolders/fp4*/*/*", "quant TestLikeBitsandbytes/FP4/*"}, ""},
-	{"bitsandbytes int8", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/int8"}, []string{"quant TestLikeInt8"}, ""},
+	{"bitsandbytes FP4", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/fp4*"}, []string{"formats TestRewriteFolders/fp4*/*/*", "quant TestLikeBitsandbytes/FP4/*"}, "FP4"},
+	{"bitsandbytes int8", "bitsandbytes", []string{"formats TestBitsandbytesFolders/*/int8"}, []string{"quant TestLikeInt8"}, `LLM\.int8`},
 	{"GPTQ, zeros less one (v1)", "GPTQModel", []string{"formats TestQuantizedFolders/gptq/gptq-*"}, []string{"formats TestRewriteFolders/gptq-*/gptq/*"}, "GPTQ"},
-	{"GPTQ, plain zeros (v2)", "numpy", []string{"formats TestForeign/gptq-*-v2"}, nil, ""},
+	{"GPTQ, plain zeros (v2)", "numpy", []string{"formats TestForeign/gptq-*-v2"}, []string{"formats TestRewriteFolders/*/gptq_v2/*"}, "gptq_v2"},
 	{"AWQ gemm", "GPTQModel", []string{"formats TestQuantizedFolders/awq/*"}, []string{"formats TestRewriteFolders/awq-*/awq/*"}, "AWQ"},
 	{"compressed-tensors pack-quantized", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-w4a16-*", "formats TestForeign/pack*"}, []string{"formats TestRewriteFolders/ct-w4a16-*/compressed-tensors/*"}, "W4A16"},
 	{"compressed-tensors int-quantized (W8A8)", "llm-compressor", []string{"formats TestQuantizedFolders/*/ct-w8a8-*", "formats TestForeign/int8-*"}, []string{"formats TestRewriteFolders/ct-w8a8-*/*/*"}, "W8A8"},
@@ -299,7 +299,7 @@ var families = []family{
 	{"Quark FP8, MXFP4", "numpy", []string{"formats TestForeign/quark-*"}, nil, ""},
 	{"ModelOpt NVFP4", "ModelOpt", []string{"formats TestPackedFolders/modelopt"}, nil, ""},
 	{"ModelOpt FP8 by block, MXFP4", "numpy", []string{"formats TestForeign/modelopt-*"}, nil, ""},
-	{"fine-grained FP8 (DeepSeek)", "Transformers", []string{"formats TestForeign/fp8-fine-grained"}, []string{"quant TestTiles/fp8"}, ""},
+	{"fine-grained FP8 (DeepSeek)", "Transformers", []string{"formats TestForeign/fp8-fine-grained"}, []string{"quant TestTiles/fp8"}, "fine-grained FP8"},
 	{"FBGEMM FP8", "numpy", []string{"formats TestForeign/fbgemm-*"}, nil, ""},
 	{"MXFP4 of gpt-oss", "llm-compressor", []string{"formats TestMXFP4Golden"}, nil, ""},
 	{"torchao int4", "numpy", []string{"formats TestTorchAO/int4*"}, nil, ""},

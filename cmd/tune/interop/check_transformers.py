@@ -119,7 +119,7 @@ def merged(s):
 
 QUANTS = {
     "gptq": ("gptq",), "gptq-g32": ("gptq", "--group-size", 32), "gptq-8bit": ("gptq", "--bits", 8, "--for", "transformers"), "gptq-asym": ("gptq", "--scheme", "W4A16_ASYM", "--for", "transformers"),
-    "gptq-group": ("gptq", "--actorder", "group", "--for", "transformers"), "rtn": ("rtn",), "awq": ("awq",),
+    "gptq-group": ("gptq", "--actorder", "group", "--for", "transformers"), "rtn": ("rtn",), "awq": ("awq",), "gptq-v2": ("gptq", "--format", "gptq_v2", "--scheme", "W4A16_ASYM", "--for", "transformers"),
 }
 
 
@@ -135,7 +135,7 @@ def quantized(s, name):
 CT = ("rtn", "--format", "compressed-tensors", "--keep-dtype", "f32", "--for", "transformers", "--scheme")
 COMPRESSED = {
     "W4A16": (*CT, "W4A16"), "W8A16": (*CT, "W8A16"), "W4A16_ASYM": (*CT, "W4A16_ASYM"), "mixed": (*CT, "W4A16", "--overrides", "down_proj=W8A16"),
-    "gptq": ("gptq", *CT[1:], "W4A16"), "FP8_DYNAMIC": (*CT, "FP8_DYNAMIC"), "W8A8": (*CT, "W8A8"),
+    "gptq": ("gptq", *CT[1:], "W4A16"), "FP8_DYNAMIC": (*CT, "FP8_DYNAMIC"), "FP8_BLOCK": (*CT, "FP8_BLOCK"), "W8A8": (*CT, "W8A8"),
 }
 
 
@@ -266,6 +266,30 @@ def nf4(s, name, *flags):
     close(f"{s.name}: {name} logits by bitsandbytes' own kernels", theirs(m, s.ids()), want, 2e-2)  # bf16 inside
 
 
+@torch.no_grad()
+def int8(s):
+    """LLM.int8(): codes times maxima as bitsandbytes has them; its products round inputs, too, which ours do not."""
+    import bitsandbytes as bnb
+
+    path = s.quant("int8", "int8")
+    m, plain = load(path), load(s.folder(path, "int8-f32"))
+    state, total, bad = plain.state_dict(), 0, 0
+    for n, module in m.named_modules():
+        if isinstance(module, bnb.nn.Linear8bitLt):
+            w = bnb.functional.int8_vectorwise_dequant(module.weight.CB if module.weight.CB is not None else module.weight.data, module.weight.SCB)
+            total, bad = total + w.numel(), bad + int((w != state[n + ".weight"]).sum())
+    say(total > 0 and bad == 0, f"{s.name}: int8 weights decoded by bitsandbytes", f"{bad} of {total} differ")
+    want = logits(path, s.ids())
+    close(f"{s.name}: int8 logits, its decoded weights in plain f32", theirs(plain, s.ids()), want, LIMIT)
+    close(f"{s.name}: int8 logits by bitsandbytes' own kernels", theirs(m, s.ids()), want, 5e-2)
+
+
+def fine_grained(s):
+    path = s.quant("fp8", "rtn", "--format", "fp8", "--scheme", "FP8_BLOCK", "--for", "transformers", "--keep-dtype", "f32")
+    m = load(path)
+    close(f"{s.name}: fine-grained FP8 logits, weights decoded there", theirs(m, s.ids()), logits(s.folder(path, "fp8-f32"), s.ids()), LIMIT)
+
+
 # 5. GGUF, which Transformers decodes with gguf-py.
 
 def gguf(s, kind):
@@ -354,10 +378,10 @@ for s in subjects():
     checks += [(our_adapter, s, n) for n in OURS] + [(peft_adapter, s, n) for n in PEFTS]
     checks += [(merged, s), (added_tokens, s), (tokenizer, f"{s.name}: merged folder", s.dir / "merged"), (from_gguf, s)]
     checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
-    checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
+    checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant"), (nf4, s, "fp4", "--scheme", "FP4"), (int8, s), (fine_grained, s)]
     checks += [(torchao, s, n) for n in TORCHAO]
     checks += [(compressed, s, n) for n in COMPRESSED] + [(compressor, s, n) for n in COMPRESSORS] + [(float4, s, n) for n in ("NVFP4A16", "MXFP4A16")]
-    checks += [(quantized, s, n) for n in (("gptq", "awq") if s.random else QUANTS)]
+    checks += [(quantized, s, n) for n in (("gptq", "gptq-v2", "awq") if s.random else QUANTS)]
 q = Quickstart()
 checks += [(quickstart_adapter, q), (quickstart, q, "merged", LIMIT), (quickstart, q, "gptq", 1e-2), (quickstart, q, "awq", 1e-2)]
 run(*checks)

@@ -141,7 +141,7 @@ class Subject:
 
     def quant(self, name, method, *flags):
         """A quantized folder; calibrated methods read the generated text."""
-        calibration = [] if method in ("nf4", "rtn") else ["--calibration", self.text(), "--samples", "16", "--max-length", "128"]
+        calibration = [] if method in ("int8", "nf4", "rtn") else ["--calibration", self.text(), "--samples", "16", "--max-length", "128"]
         return made(self.dir / name, "quant", method, "--model", self.base, *calibration, *flags)
 
 

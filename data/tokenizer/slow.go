@@ -152,6 +152,8 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 	}
 	if s.spaced {
 		s.keepWithin()
+	} else if err := s.onlyWhole(); err != nil {
+		return nil, nil, badTokenizer(s.class.file, "%v", err)
 	}
 	if s.pipeline[2] == "" {
 		if s.pipeline[2], err = s.post(); err != nil {

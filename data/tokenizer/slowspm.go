@@ -234,6 +234,21 @@ func (s *slow) keepWithin() {
 	}
 }
 
+// onlyWhole refuses pieces of a BPE model that only the model calls USER_DEFINED and that have ▁
+// beside other characters, where no rule puts a space before texts: SentencePiece finds them
+// whole, and Transformers what merges make.
+func (s *slow) onlyWhole() error {
+	if _, ok := s.t.model.(*bpe); !ok {
+		return nil
+	}
+	for _, a := range s.t.added {
+		if a.own && strings.Contains(a.Content, "▁") && strings.Trim(a.Content, "▁") != "" {
+			return fmt.Errorf("piece %d, %q, is USER_DEFINED and has a space (▁), which without a space before texts is not supported: SentencePiece finds it whole, Transformers does not", a.ID, clip(a.Content))
+		}
+	}
+	return nil
+}
+
 // gemma puts nothing before texts. Its first vocabularies lack the tab, which takes the
 // place of the piece of its byte.
 func (s *slow) gemma(raw []byte) error {

@@ -278,6 +278,7 @@ func TestSentencePieceErrors(t *testing.T) {
 		"escape":       {join(unk, a, protoBytes(3, protoNumber(5, 0))), "escape_whitespaces"},
 		"denormalizer": {join(unk, a, protoBytes(5, protoBytes(2, []byte("x")))), "denormalizer_spec"},
 		"spaces":       {join(unk, a, protoPiece("<u>", 0, kindUser), protoBytes(2, protoNumber(3, spmBPE))), `remove_extra_whitespaces is true and piece 2, "<u>", is USER_DEFINED`},
+		"space within": {bpeModel(slices.Concat(unk, a, protoPiece("▁a▁", 0, kindUser)), 0), `piece 2, "▁a▁", is USER_DEFINED and has a space (▁)`},
 		"special":      {join(unk, a, protoBytes(2, protoNumber(3, spmBPE))), ""},
 		"not proto":    {"hello", "wire type"},
 	} {

@@ -96,7 +96,9 @@ func TestFP4Numbers(t *testing.T) {
 // TestFP4Experts: gate and up of an expert share a number, which is the expert's own.
 func TestFP4Experts(t *testing.T) {
 	src := openSource(t, testdir.Shared(t, "golden/arch/phimoe"))
-	path := filepath.Join(t.TempDir(), "out")
+	path, kept := filepath.Join(t.TempDir(), "out"), dtype.BF16
+	_, err := PlanFolder(openSource(t, testdir.Shared(t, "golden/arch/jamba")), FolderJob{Path: path, Method: "rtn", Scheme: "NVFP4A16", For: []string{"transformers"}, Keep: &kept})
+	usage(t, "transformers", err, "scheme", "experts of NVFP4")
 	folder(t, src, nil, FolderJob{Path: path, Method: "rtn", Scheme: "NVFP4A16", For: []string{}})
 	made, seen := openSource(t, path), map[float32]bool{}
 	for _, x := range made.Tensors() {

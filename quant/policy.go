@@ -103,6 +103,7 @@ var rules = []rule{
 	{"transformers", func(a artifact) bool { return a.format == formats.FP8 && a.cut }, "ignore", "ignore: modules whose rows are no multiple of 128",
 		"without a GPU it takes blocks of equal height: what it decodes is not what is stored, or weight shape not divisible by scale grid"},
 	{"vllm", func(a artifact) bool { return a.cut }, "ignore", "ignore: modules whose rows are no multiple of 128", "output_partition_size is not divisible by weight quantization block_n"},
+	{"transformers", func(a artifact) bool { return a.experts && a.float4() && a.group == 16 }, "scheme", "scheme: MXFP4A16", "experts of NVFP4 are joined without the number that divides their scales: what it computes with is chance"},
 	{"transformers", func(a artifact) bool { return a.float4() && a.like != dtype.BF16 }, "keep_dtype", "keep_dtype: bf16", "it decodes floats of 4 bits to bfloat16: expected m1 and m2 to have the same dtype"},
 	{"tgi", func(a artifact) bool { return a.float4() }, "scheme", "scheme: W4A16", "of 4 bits it reads integers"},
 	{"tgi", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "bitsandbytes weights are quantized when a model is loaded, not read"},

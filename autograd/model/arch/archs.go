@@ -164,7 +164,7 @@ var archs = []*Arch{
 
 // typeNames are values of model_type, which alone says what a model is where a config.json
 // names no class, that are called otherwise in the table.
-var typeNames = map[string]string{"gemma3": gemma3.Name, "gemma3n": gemma3n.Name, "gemma4": gemma4.Name, "gpt-sw3": gpt2.Name, "internlm3": llama.Name, "qwen2_5_vl": qwen2VL.Name}
+var typeNames = map[string]string{"gemma3": gemma3.Name, "gemma3n": gemma3n.Name, "gemma4": gemma4.Name, "gpt-sw3": gpt2.Name, "internlm3": llama.Name, "kimi_k2": deepseek3.Name, "qwen2_5_vl": qwen2VL.Name}
 
 func byHF(name, modelType string) *Arch {
 	modelType = cmp.Or(typeNames[modelType], modelType)

@@ -285,6 +285,31 @@ func TestLargerBare(t *testing.T) {
 	}
 }
 
+// Kimi K2.5 as it is published names its class and its text's otherwise than Transformers 5.
+func TestKimiPublished(t *testing.T) {
+	classes, err := archtest.Classes("testdata/classes.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := classes["kimi_k25"]
+	var logits [2][]float32
+	for i, names := range []*strings.Replacer{strings.NewReplacer(), strings.NewReplacer("Kimi_K25", "KimiK25", `"model_type":"deepseek_v3"`, `"model_type":"kimi_k2"`)} {
+		dir := t.TempDir()
+		err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(names.Replace(string(c.Config))), 0o666)
+		if err == nil {
+			err = formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), c.Stored(), nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 && !strings.Contains(names.Replace(string(c.Config)), "kimi_k2\"") {
+			t.Fatal("the text's model_type is not the published one")
+		}
+		logits[i], _ = logitsOf(t, dir, archtest.ClassIDs)
+	}
+	near(t, "as published", logits[1], logits[0], 0)
+}
+
 // Where a sublayer adds to what its norm made, scales of the norm would reach the stream:
 // none moves there.
 func TestNormedStreamStays(t *testing.T) {

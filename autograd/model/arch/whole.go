@@ -16,6 +16,7 @@ import (
 // does; its other tensors are carried along.
 type larger struct {
 	name, class string
+	published   string // the class in published folders, where it is called otherwise
 	types       string // further values of model_type, that have the class too
 	memory      string // what the half's names begin with in memory where they begin with model. otherwise
 	text        string // model_type of the half where text_config has none
@@ -35,6 +36,7 @@ var wholes = []larger{
 	{name: "aya_vision", class: "AyaVisionForConditionalGeneration", memory: inModel, text: "cohere2", tied: true},
 	{name: "cohere2_vision", class: "Cohere2VisionForConditionalGeneration", memory: inModel, text: "cohere2", tied: true},
 	{name: "deepseek_vl", class: "DeepseekVLForConditionalGeneration", memory: inModel, text: "llama", tied: true},
+	{name: "deepseek_vl_hybrid", class: "DeepseekVLHybridForConditionalGeneration", memory: inModel, text: "llama", tied: true},
 	{name: "exaone4_5", class: "Exaone4_5_ForConditionalGeneration", memory: inModel, text: "exaone4"},
 	{name: "glm4v", class: "Glm4vForConditionalGeneration", memory: inModel, text: "glm4v_text"},
 	{name: "glm4v_moe", class: "Glm4vMoeForConditionalGeneration", memory: inModel, text: "glm4v_moe_text"},
@@ -46,6 +48,7 @@ var wholes = []larger{
 	{name: "idefics3", class: "Idefics3ForConditionalGeneration", memory: inText, text: "llama"},
 	{name: "internvl", class: "InternVLForConditionalGeneration", memory: inModel, text: "qwen2", tied: true},
 	{name: "janus", class: "JanusForConditionalGeneration", memory: inModel, text: "llama", tied: true},
+	{name: "kimi_k25", class: "Kimi_K25ForConditionalGeneration", published: "KimiK25ForConditionalGeneration", memory: inModel, text: "deepseek_v3", tied: true},
 	{name: "lfm2_vl", class: "Lfm2VlForConditionalGeneration", memory: inModel, text: "lfm2", tied: true},
 	{name: "lighton_ocr", class: "LightOnOcrForConditionalGeneration", memory: inModel, text: "qwen3", tied: true},
 	{name: "llama4", class: "Llama4ForConditionalGeneration", memory: inOwn, text: "llama4_text"},
@@ -54,6 +57,7 @@ var wholes = []larger{
 	{name: "llava_next_video", class: "LlavaNextVideoForConditionalGeneration", memory: inModel, text: "llama"},
 	{name: "llava_onevision", class: "LlavaOnevisionForConditionalGeneration", memory: inModel, text: "qwen2"},
 	{name: "ovis2", class: "Ovis2ForConditionalGeneration", memory: inModel, text: "qwen2", tied: true},
+	{name: "qianfan_ocr", class: "QianfanOCRForConditionalGeneration", memory: inModel, text: "qwen3"},
 	{name: "qwen2_audio", class: "Qwen2AudioForConditionalGeneration", memory: inModel, text: "qwen2"},
 	{name: "qwen3_asr", class: "Qwen3ASRForConditionalGeneration", memory: inModel, text: "qwen3", tied: true},
 	{name: "qwen3_vl", class: "Qwen3VLForConditionalGeneration", memory: inModel, text: "qwen3_vl_text"},
@@ -73,7 +77,7 @@ func wholeOf(class, modelType string) *larger {
 		w := &wholes[i]
 		types := append(strings.Fields(w.types), w.name)
 		bare := strings.TrimSuffix(w.class, "ForConditionalGeneration") + "Model"
-		if class == w.class || (class == "" || class == bare) && slices.Contains(types, modelType) {
+		if class == w.class || class != "" && class == w.published || (class == "" || class == bare) && slices.Contains(types, modelType) {
 			return w
 		}
 	}

@@ -99,6 +99,15 @@ CLASSES |= {
     "llama4 two": ("Llama4ForCausalLM", {**TEXT, "head_dim": 16, "intermediate_size": 24, "intermediate_size_mlp": 40, "num_local_experts": 4, "num_experts_per_tok": 2, "interleave_moe_layer_step": 1,
                                          "attention_chunk_size": 8192, "num_hidden_layers": 4}),
 }
+CLASSES |= {
+    "kimi_k25": ("Kimi_K25ForConditionalGeneration", {"text_config": {**LATENT, "model_type": "deepseek_v3", "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 24,
+                                                                      "n_shared_experts": 1, "first_k_dense_replace": 1},
+                                                      "vision_config": {**SEES, "pos_emb_height": 2, "pos_emb_width": 2, "pos_emb_time": 1}, "projection_hidden_size": 16, "tie_word_embeddings": False}),
+    "qianfan_ocr": ("QianfanOCRForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen3", "head_dim": 16}, "vision_config": {**SEES, "image_size": [8, 8], "patch_size": [4, 4]}}),
+    "deepseek_vl_hybrid": ("DeepseekVLHybridForConditionalGeneration", {"text_config": LLAMA, "vision_config": SIGLIP, "tie_word_embeddings": False,
+                                                                        "high_res_vision_config": {"model_type": "sam_vision_model", "hidden_size": 16, "output_channels": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
+                                                                                                   "patch_size": 4, "window_size": 2, "global_attn_indexes": [0], "mlp_dim": 16}}),
+}
 PARTS = re.compile(r"^(model\.[a-z_]+\.|[a-z_]+[.\d]?)")
 
 
@@ -129,7 +138,7 @@ def measured(cls_name, config):
     with tempfile.TemporaryDirectory() as d:
         cls(cls.config_class(**copy.deepcopy(config))).save_pretrained(d)
         path = pathlib.Path(d, "model.safetensors")
-        saved = load_file(path)
+        saved = {re.sub(r"^(language_model\.model\.)(blocks|encoder\.layers)\.", r"\1layers.", k): v for k, v in load_file(path).items()}  # as published; 5.23 saves some halves as it does what sees
         save_file({k: filled(k, v.shape) if v.is_floating_point() else v for k, v in saved.items()}, path, {"format": "pt"})
         m = cls.from_pretrained(d, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
         out = {"config": json.loads(pathlib.Path(d, "config.json").read_text())}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -68,7 +69,27 @@ func ollamaTemplateOf(tok *tokenizer.Tokenizer) (text, lost string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	return text, rewrites(jinja), nil
+	lost = rewrites(jinja)
+	later, err := chat.FromTokenizer(tok, chat.Options{Now: clock().AddDate(1, 1, 1)})
+	if err != nil {
+		return "", "", err
+	}
+	if dated(jinja, later) {
+		lost = strings.TrimPrefix(lost+" and writes today's date", " and ")
+	}
+	return text, lost, nil
+}
+
+// dated reports whether a chat template, here of two days, writes the date: a TEMPLATE has that of one day.
+func dated(a, b *chat.Template) bool {
+	for _, roles := range []string{"u", "su"} {
+		x, errX := a.Render(conversation(roles, "word"), true)
+		y, errY := b.Render(conversation(roles, "word"), true)
+		if x != y || (errX == nil) != (errY == nil) {
+			return true
+		}
+	}
+	return false
 }
 
 // rewrites says what a chat template does to the messages themselves, "" for nothing: reasoning
@@ -81,11 +102,14 @@ func rewrites(jinja *chat.Template) string {
 	} {
 		talk := conversation("uau", "word")
 		talk.Messages[1] = chat.NewMessage("assistant", c.answer)
-		if c.answer == c.kept { // of questions, too
+		kept := []string{c.kept}
+		if c.answer == c.kept { // of questions and system messages, too
 			talk.Messages[0] = chat.NewMessage("user", "  ask  \n")
+			talk.Messages = append([]chat.Message{chat.NewMessage("system", "  rule  \n")}, talk.Messages...)
+			kept = append(kept, "  ask  \n", "  rule  \n")
 		}
 		text, err := jinja.Render(talk, true)
-		if err != nil || !strings.Contains(text, c.kept) || c.answer == c.kept && !strings.Contains(text, "  ask  \n") {
+		if err != nil || slices.ContainsFunc(kept, func(s string) bool { return !strings.Contains(text, s) }) {
 			out = append(out, c.says)
 		}
 	}

@@ -58,9 +58,10 @@ func TestOllamaTemplate(t *testing.T) {
 func TestOllamaRewrites(t *testing.T) {
 	const tail = `{% if add_generation_prompt %}<assistant>{% endif %}`
 	for src, want := range map[string]string{
-		`{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}`:                           "",
-		`{% for m in messages %}<{{ m.role }}>{{ m.content | trim }};{% endfor %}`:                    "takes white space off messages",
-		`{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>\n\n')[-1] }};{% endfor %}`: "takes reasoning in <think> out of earlier answers",
+		`{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}`:                                             "",
+		`{% for m in messages %}<{{ m.role }}>{{ m.content | trim }};{% endfor %}`:                                      "takes white space off messages",
+		`{% for m in messages %}<{{ m.role }}>{{ m.content | trim if m.role == 'system' else m.content }};{% endfor %}`: "takes white space off messages",
+		`{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>\n\n')[-1] }};{% endfor %}`:                   "takes reasoning in <think> out of earlier answers",
 		`{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] | trim }};{% endfor %}`: "takes reasoning in <think> out of earlier answers and " +
 			"takes white space off messages",
 	} {
@@ -73,6 +74,27 @@ func TestOllamaRewrites(t *testing.T) {
 		}
 		if got := rewrites(jinja); got != want {
 			t.Errorf("%s: %q, want %q", src, got, want)
+		}
+	}
+}
+
+// TestOllamaDated: a template that writes the date is told from one that does not.
+func TestOllamaDated(t *testing.T) {
+	const turns = `{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}`
+	for src, want := range map[string]bool{
+		turns: false,
+		`Today: {{ strftime_now('%d %b %Y') }};` + turns:                                            true,
+		`{% if messages[0].role != 'system' %}<system>{{ strftime_now('%Y') }};{% endif %}` + turns: true,
+	} {
+		var days [2]*chat.Template
+		for i := range days {
+			var err error
+			if days[i], err = chat.Parse(src, chat.Options{Now: clock().AddDate(i, i, i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := dated(days[0], days[1]); got != want {
+			t.Errorf("%s: %v, want %v", src, got, want)
 		}
 	}
 }

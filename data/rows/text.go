@@ -2,7 +2,6 @@ package rows
 
 import (
 	"compress/bzip2"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"os"
@@ -21,7 +20,7 @@ const maxWindow = 128 << 20
 // codecs read compressed files of text by their last ending.
 var codecs = map[string]func(r io.Reader) (io.Reader, func(), error){
 	".gz": func(r io.Reader) (io.Reader, func(), error) {
-		z, err := gzip.NewReader(r)
+		z, err := newGzip(r)
 		return z, func() {}, err
 	},
 	".bz2": func(r io.Reader) (io.Reader, func(), error) { return bzip2.NewReader(r), func() {}, nil },

@@ -2,6 +2,7 @@ package rows
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -92,6 +93,37 @@ func TestReadPastTheEnd(t *testing.T) {
 	}
 	if rows, err := read(path); err != nil || len(rows) != 1 {
 		t.Errorf("%d rows, %v", len(rows), err)
+	}
+}
+
+// TestGzipPadding: zeros behind a member of a gzip file are no data, and no other bytes
+// are passed over. Python 3's gzip.decompress says the same of each.
+func TestGzipPadding(t *testing.T) {
+	member := func(text string) string {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		fmt.Fprint(w, text)
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	one, two, zeros := member(`{"a": 1}`+"\n"), member(`{"a": 2}`+"\n"), strings.Repeat("\x00", 100_000)
+	path := filepath.Join(t.TempDir(), "a.jsonl.gz")
+	for _, c := range []struct {
+		text string
+		rows int // -1: an error
+	}{
+		{one, 1}, {one + "\x00", 1}, {one + zeros, 1}, {one + zeros + two, 2}, {one + two + zeros, 2}, {one + member("") + zeros + two, 2},
+		{zeros + one, -1}, {one + "x", -1}, {one + zeros + "x", -1}, {one + zeros + two[:len(two)-1], -1}, {one + zeros + two[:5], -1}, {one + "\x1f", -1},
+	} {
+		if err := os.WriteFile(path, []byte(c.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		rows, err := read(path)
+		if c.rows < 0 && fail.Code(err) != int(fail.Input) || c.rows >= 0 && (err != nil || len(rows) != c.rows) {
+			t.Errorf("%d bytes: %d rows, %v, want %d", len(c.text), len(rows), err, c.rows)
+		}
 	}
 }
 

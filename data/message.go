@@ -143,12 +143,17 @@ var mediaColumns = []string{"images", "videos", "audios"}
 // checkMedia refuses rows that are more than text.
 func checkMedia(row *jinja.Dict) error {
 	for _, name := range mediaColumns {
+		some := false // one of them may stand alone
 		switch v, _ := row.Get(name); v := v.(type) {
-		case nil:
 		case []any:
-			if len(v) > 0 {
-				return bad(name, "text only: what this column refers to cannot be learned")
-			}
+			some = len(v) > 0
+		case string:
+			some = v != ""
+		case *jinja.Dict:
+			some = v.Len() > 0
+		}
+		if some {
+			return bad(name, "text only: what this column refers to cannot be learned")
 		}
 	}
 	return nil

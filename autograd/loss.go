@@ -4,15 +4,12 @@ import (
 	"fmt"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // LogProbs are the results of LogProb, [N] each.
 type LogProbs struct {
-	LogP   *Tensor // f32: log p(target), 0 where there is no target
-	LSE    *Tensor // f32: log-sum-exp of the logits
-	Argmax *Tensor // int32: lowest index of the largest logit
-	Mean   *Tensor // f32: mean of log p over the vocabulary; nil without HeadSpec.Smooth
+	LogP *Tensor // f32: log p(target), 0 where there is no target
+	Mean *Tensor // f32: mean of log p over the vocabulary; nil without HeadSpec.Smooth
 }
 
 // HeadSpec makes logits Scale·h·Wᵀ + Bias of hidden states h.
@@ -25,7 +22,8 @@ type HeadSpec struct {
 }
 
 // LogProb is the head and the loss in one: log-probabilities of target [N]
-// int32 (-1: none) under the logits of h [N, C], without holding them.
+// int32 (-1: none) under the logits of h [N, C], without holding them. Of tokens without
+// a target none are made.
 //
 // With coef [N] f32 the loss is Σ coef·(-log p), or what head.Smooth makes of it, and a recording tape adds its
 // gradients at once: the head's to its parameters, h's to where Backward begins. coef nil: no
@@ -37,8 +35,8 @@ func (t *Tape) LogProb(h *Tensor, head HeadSpec, target, coef *Tensor) LogProbs 
 		panic(fmt.Sprintf("autograd: logprob %s: h %v · wᵀ [%d %d]", w.Name, h.Shape, w.Rows, w.Cols))
 	}
 	n := h.Rows()
-	out := LogProbs{LogP: t.New(n), LSE: t.New(n), Argmax: t.alloc(kernels.Activations, dtype.I32, n)}
-	results := &kernels.LogProbOut{LogP: out.LogP.Data, LSE: out.LSE.Data, Argmax: out.Argmax.Data}
+	out := LogProbs{LogP: t.New(n)}
+	results := &kernels.LogProbOut{LogP: out.LogP.Data}
 	if head.Smooth > 0 {
 		out.Mean = t.New(n)
 		results.Mean = out.Mean.Data

@@ -769,10 +769,6 @@ func TestLogProb(t *testing.T) {
 	defer tape.Free()
 	r := m.LogProb(tape, m.Hidden(tape, Inputs{IDs: ids[:8]}), ids[1:], nil)
 	got := values(t, tape, r.LogP)
-	best, err := tape.Ints(r.Argmax)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for i := range got {
 		logits := lastLogits(t, m, ids[:i+1])
 		sum := 0.0
@@ -780,8 +776,8 @@ func TestLogProb(t *testing.T) {
 			sum += math.Exp(float64(v))
 		}
 		want := float64(logits[ids[i+1]]) - math.Log(sum)
-		if math.Abs(want-float64(got[i])) > 1e-5 || best[i] != argmax(logits) {
-			t.Errorf("token %d: %v %d, want %v %d", i, got[i], best[i], want, argmax(logits))
+		if math.Abs(want-float64(got[i])) > 1e-5 {
+			t.Errorf("token %d: %v, want %v", i, got[i], want)
 		}
 	}
 }

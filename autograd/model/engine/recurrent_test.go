@@ -10,21 +10,28 @@ import (
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
+// golden is the model of a reference case.
+func golden(t *testing.T, name string) *model.Model {
+	t.Helper()
+	src, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { src.Close() })
+	m, err := model.Load(cpu.New(cpu.Options{}), src, model.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
 // A conversation with a model that keeps states goes on where it was; another
 // ending of it is computed from its first token on, never from a state that has
 // seen more.
 func TestRecurrentTurns(t *testing.T) {
 	for _, name := range []string{"lfm2", "qwen3-5", "mamba2"} {
-		src, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer src.Close()
-		m, err := model.Load(cpu.New(cpu.Options{}), src, model.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
+		m := golden(t, name)
 		e := open(t, m, Options{Slots: 1, Room: 64})
 		ask := func(reused int, prompt ...[]int32) []int32 {
 			t.Helper()
@@ -50,16 +57,7 @@ func TestRecurrentTurns(t *testing.T) {
 func TestOnePromptOfKinds(t *testing.T) {
 	for name, shares := range map[string]bool{"gemma3": true, "deepseek2": true, "deepseek32": true, "phi3-longrope": true, "gemma3n": true, "lfm2": false, "qwen3-5": false, "deepseek4": false, "t5": false} {
 		t.Run(name, func(t *testing.T) {
-			src, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer src.Close()
-			m, err := model.Load(cpu.New(cpu.Options{}), src, model.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer m.Close()
+			m := golden(t, name)
 			for _, n := range []int{2, 21, m.Spec.Turn(), m.Spec.Turn() + 1, m.Spec.Turn() + 2} {
 				if n < 2 {
 					continue
